@@ -1,4 +1,4 @@
-# mypy: disable-error-code="call-arg,no-untyped-def,var-annotated,arg-type,no-any-return"
+# mypy: disable-error-code="call-arg,no-untyped-def,var-annotated,arg-type,no-any-return,no-untyped-call"
 """Hashes that everything stored and sent relies on: key to bucket, row to digest. Frozen: docs/format.md specifies them.
 
     mix(key)                    the 64-bit finaliser of MurmurHash3 (Appleby), a bijection

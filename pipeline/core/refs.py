@@ -29,6 +29,7 @@ class Ref(Document, frozen=True, kw_only=True):
 class Move(Document, frozen=True, kw_only=True):
     """The record of one move: who did it, when, why, and what it was."""
 
+    id: str
     who: str
     at: WallTime
     why: str

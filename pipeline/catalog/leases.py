@@ -1,0 +1,178 @@
+"""Uploads, terms, claims, pins and presence: who is at work, and what must not be taken from under them."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+
+from ..core.coordination import Claim, Pin, Presence, PublisherTerm, Upload
+from ..core.documents import Document, decode, encode
+from ..core.errors import CommitConflict, Expired, InvalidInput, NotFound, Superseded
+from ..core.ids import PublisherId, State, Term, Timeline, Version, checked_name
+from ..core.refs import Refs
+from ..core.times import WallTime
+from ..ports.settling import put_settled
+from ..ports.store import Create, Overwrite, Swap
+from . import keys
+from .catalog import ATTEMPTS, Actor, Catalog
+
+D = TypeVar("D", bound=Document)
+
+
+def _read(catalog: Catalog, kind: type[D], key: str) -> D | None:
+    try:
+        return decode(kind, catalog.store.get(key).data, key)
+    except NotFound:
+        return None
+
+
+def _read_all(catalog: Catalog, kind: type[D], prefix: str) -> list[D]:
+    found = [_read(catalog, kind, entry.key) for entry in catalog.store.list(prefix)]
+    return [document for document in found if document is not None]
+
+
+# ---- uploads ---------------------------------------------------------------------------------------------------------
+
+
+def open_upload(catalog: Catalog, *, purpose: str, actor: Actor) -> Upload:
+    """The intent of a publish, before its first byte; its data goes below `keys.data(model, upload.id)`."""
+    upload = Upload(id=catalog.new_id(), purpose=purpose, who=actor.who, status="open", created_at=actor.now)
+    put_settled(catalog.store, keys.upload(catalog.model, upload.id), encode(upload), Create())
+    return upload
+
+
+def check_upload(catalog: Catalog, upload: str) -> None:
+    """`Expired` unless the upload is still its owner's: the guard of a commit."""
+    found = _read(catalog, Upload, keys.upload(catalog.model, upload))
+    if found is None or found.status != "open":
+        raise Expired(f"upload {upload} was given up by retention", hint="publish again, and raise retention.publish_deadline")
+
+
+def expire_upload(catalog: Catalog, upload: Upload) -> None:
+    """The first step of removing an upload's data; a barrier of the refs and a look at the committed versions must follow."""
+    key = keys.upload(catalog.model, upload.id)
+    try:
+        found = catalog.store.get(key)
+        if decode(Upload, found.data, key).status == "open":
+            put_settled(catalog.store, key, encode(msgspec.structs.replace(upload, status="expired")), Swap(found.token))
+    except (CommitConflict, NotFound):
+        return  # another retention run was quicker
+
+
+def uploads(catalog: Catalog) -> list[Upload]:
+    return _read_all(catalog, Upload, keys.uploads(catalog.model))
+
+
+# ---- publishers ------------------------------------------------------------------------------------------------------
+
+
+def publisher_term(catalog: Catalog, publisher: PublisherId) -> PublisherTerm | None:
+    return _read(catalog, PublisherTerm, keys.publisher(catalog.model, publisher))
+
+
+def publisher_terms(catalog: Catalog) -> list[PublisherTerm]:
+    return _read_all(catalog, PublisherTerm, keys.publishers(catalog.model))
+
+
+def take_term(
+    catalog: Catalog,
+    publisher: PublisherId,
+    *,
+    timeline: Timeline,
+    resumed_from: State,
+    reserve_us: int,
+    now: WallTime,
+    after: Term | None = None,
+) -> PublisherTerm:
+    """The publisher's next term, whoever held the last one. With `after`, only if that is still the newest; else `Superseded`."""
+    checked_name(publisher, "publisher")
+    key = keys.publisher(catalog.model, publisher)
+    taken_id = catalog.new_id()
+    for _ in range(ATTEMPTS):
+        try:
+            found = catalog.store.get(key)
+            old: PublisherTerm | None = decode(PublisherTerm, found.data, key)
+            condition: Create | Swap = Swap(found.token)
+        except NotFound:
+            old, condition = None, Create()
+        if old is not None and old.id == taken_id:
+            return old
+        newest = Term(0) if old is None else old.term
+        if after is not None and newest != after:
+            raise Superseded(f"publisher {publisher} has term {newest}, this process had {after}")
+        taken = PublisherTerm(
+            id=taken_id, publisher=publisher, term=Term(newest + 1), timeline=timeline, resumed_from=resumed_from,
+            reserve_us=reserve_us, opened_at=now,
+        )  # fmt: skip
+        try:
+            put_settled(catalog.store, key, encode(taken), condition)
+        except CommitConflict:
+            continue
+        return taken
+    raise CommitConflict(f"publisher {publisher}: its term was taken {ATTEMPTS} times meanwhile")
+
+
+# ---- claims ----------------------------------------------------------------------------------------------------------
+
+
+def read_claim(catalog: Catalog, timeline: Timeline) -> Claim | None:
+    return _read(catalog, Claim, keys.claim(catalog.model, timeline))
+
+
+def open_claim(catalog: Catalog, refs: Refs) -> Claim | None:
+    """The rollback that is claimed and not decided yet, if any: one at a time."""
+    return read_claim(catalog, refs.next_timeline)
+
+
+def create_claim(catalog: Catalog, claim: Claim) -> Claim:
+    """`CommitConflict` when another rollback is under way."""
+    try:
+        put_settled(catalog.store, keys.claim(catalog.model, claim.timeline), encode(claim), Create())
+    except CommitConflict:
+        raise CommitConflict(
+            f"timeline {claim.timeline} is claimed by another rollback",
+            hint="finish it or abandon it: `penstock rollback --resume`",
+        ) from None
+    return claim
+
+
+# ---- pins and presence -----------------------------------------------------------------------------------------------
+
+
+def put_pin(catalog: Catalog, name: str, version: Version, *, actor: Actor, until: WallTime | None = None) -> Pin:
+    """Keeps a version; a pin of the same name is replaced. Retention looks at pins after it has decided and before it deletes."""
+    checked_name(name, "pin")
+    catalog.manifest(version)
+    pin = Pin(id=catalog.new_id(), name=name, version=version, who=actor.who, at=actor.now, why=actor.why, until=until)
+    catalog.store.put(keys.pin(catalog.model, name), encode(pin), Overwrite())
+    return pin
+
+
+def remove_pin(catalog: Catalog, name: str) -> Pin:
+    key = keys.pin(catalog.model, name)
+    found = _read(catalog, Pin, key)
+    if found is None:
+        raise NotFound(f"model {catalog.model} has no pin {name!r}")
+    catalog.store.delete(key)
+    return found
+
+
+def pins(catalog: Catalog, *, now: WallTime) -> list[Pin]:
+    """Those that hold: leases that have run out do not count."""
+    return [pin for pin in _read_all(catalog, Pin, keys.pins(catalog.model)) if pin.until is None or pin.until > now]
+
+
+def report_presence(catalog: Catalog, presence: Presence) -> None:
+    if presence.until <= presence.at:
+        raise InvalidInput(f"replica {presence.replica}: its lease ends at {presence.until}, before it begins")
+    catalog.store.put(keys.presence(catalog.model, presence.replica), encode(presence), Overwrite())
+
+
+def remove_presence(catalog: Catalog, replica: str) -> None:
+    catalog.store.delete(keys.presence(catalog.model, replica))
+
+
+def presences(catalog: Catalog, *, now: WallTime) -> list[Presence]:
+    """The replicas whose lease has not ended."""
+    return [p for p in _read_all(catalog, Presence, keys.presences(catalog.model)) if p.until > now]

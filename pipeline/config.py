@@ -1,0 +1,177 @@
+"""The configuration file: TOML, strict. What is asked for here about buckets, partitions, dims and codecs is a request; the
+catalog has what was frozen at birth, and a difference is refused."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from .core.errors import InvalidInput, NotFound
+from .core.ids import checked_name
+from .core.times import parse_duration
+
+ENVIRONMENT = "PENSTOCK_CONFIG"
+DEFAULT = "penstock.toml"
+
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+NotNegative = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One table of the file."""
+
+
+class StoreConfig(Section, frozen=True, kw_only=True):
+    """`url`: "file:///folder" or "s3://bucket/prefix"; `endpoint`: of an S3 server of one's own."""
+
+    url: str
+    endpoint: str | None = None
+
+
+class LogConfig(Section, frozen=True, kw_only=True):
+    """`url`: "file:///folder" or "kafka://host:port,host:port". `options` go to the client as they are (SASL, TLS)."""
+
+    url: str
+    partitions: Positive = 8
+    fsync: Literal["always", "batch", "never"] = "batch"
+    options: dict[str, str] = {}
+
+
+class TableConfig(Section, frozen=True, kw_only=True):
+    """Which tensors hold the table: `tensor`, whose row numbers are the keys, or `keys` and `rows`."""
+
+    tensor: str | None = None
+    keys: str | None = None
+    rows: str | None = None
+    codec: str = "float32"
+    absent: Literal["zeros", "refuse"] | list[float] = "zeros"
+
+    def __post_init__(self) -> None:
+        by_number, by_key = self.tensor is not None, self.keys is not None and self.rows is not None
+        if by_number == by_key or (self.keys is None) != (self.rows is None):
+            raise ValueError('give either "tensor", or "keys" and "rows"')
+
+
+class ModelConfig(Section, frozen=True, kw_only=True):
+    """`dense`: patterns of the tensors that make the dense slice; by default whatever looks dense and is no table's.
+    `optimizer`: "leave" it out, or "archive" the trainer's checkpoint beside the slices."""
+
+    tables: dict[str, TableConfig] = {}
+    buckets: Positive = 256
+    dense: list[str] | None = None
+    optimizer: Literal["leave", "archive"] = "leave"
+
+
+class RealtimeConfig(Section, frozen=True, kw_only=True):
+    """The publisher in the trainer's process. `queue_bytes` bounds what waits to be acknowledged; at the bound `put` waits
+    ("block"), or rows stay for the next delta ("shed"). `reserve_ahead` is needed once two publishers share a model."""
+
+    linger_ms: NotNegative = 2
+    record_bytes: Positive = 512 * 1024
+    queue_bytes: Positive = 256 * 1024 * 1024
+    overflow: Literal["block", "shed"] = "block"
+    beat: str = "1s"
+    flush_timeout: str = "30s"
+    reserve_ahead: str = "0s"
+    max_event_skew: str = "10m"
+    touched_keys: Positive = 50_000_000
+    on_restart: Literal["keep", "undo"] = "keep"
+
+
+class ReplicaConfig(Section, frozen=True, kw_only=True):
+    """`markers`: how many outstanding markers are remembered. `before_image_bytes` bounds what serving an older version, and
+    undoing in memory, may hold. `max_silence`: without a word from the log for this long a replica is not ready."""
+
+    markers: Positive = 8
+    before_image_bytes: NotNegative = 256 * 1024 * 1024
+    refresh: str = "200ms"
+    lease: str = "10s"
+    max_silence: str = "60s"
+    max_request_keys: Positive = 4_000_000
+    cache: str | None = None
+
+
+class RecoveryConfig(Section, frozen=True, kw_only=True):
+    """`window`: how far back a rollback must be able to go."""
+
+    window: str = "7d"
+
+
+class RetentionConfig(Section, frozen=True, kw_only=True):
+    """`publish_deadline`: an upload older than this that no version names is given up. `max_chain`: compaction is due beyond."""
+
+    publish_deadline: str = "1d"
+    max_chain: Positive = 24
+
+
+class Config(Section, frozen=True, kw_only=True):
+    store: StoreConfig
+    log: LogConfig
+    models: dict[str, ModelConfig] = {}
+    realtime: RealtimeConfig = RealtimeConfig()
+    replica: ReplicaConfig = ReplicaConfig()
+    recovery: RecoveryConfig = RecoveryConfig()
+    retention: RetentionConfig = RetentionConfig()
+
+    def model_name(self, asked: str | None) -> str:
+        """The model meant: the one asked for, or the only one there is."""
+        if asked is None and len(self.models) == 1:
+            return next(iter(self.models))
+        names = ", ".join(sorted(self.models)) or "none"
+        if asked is None:
+            raise InvalidInput(f"which model? The config has {names}", hint="say --model NAME")
+        if asked not in self.models:
+            raise InvalidInput(f"no model {asked!r} in the config (models: {names})")
+        return asked
+
+
+def microseconds(duration: str) -> int:
+    return parse_duration(duration)
+
+
+def config_path(asked: Path | None) -> Path:
+    return asked or Path(os.environ.get(ENVIRONMENT) or DEFAULT)
+
+
+def load_config(path: Path) -> Config:
+    """The file, checked; `InvalidInput` names the key, `NotFound` the file."""
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        hint = f"say --config FILE, set {ENVIRONMENT}, or write {DEFAULT} (the README has one)"
+        raise NotFound(f"no config at {path}", hint=hint) from None
+    return parse_config(text, str(path))
+
+
+def parse_config(text: str, name: str) -> Config:
+    try:
+        config = msgspec.convert(tomllib.loads(text), Config)
+        for section in (config.realtime, config.replica, config.recovery, config.retention):
+            for field in (
+                "beat",
+                "flush_timeout",
+                "reserve_ahead",
+                "max_event_skew",
+                "refresh",
+                "lease",
+                "max_silence",
+                "window",
+            ):
+                if hasattr(section, field):
+                    parse_duration(getattr(section, field))
+        parse_duration(config.retention.publish_deadline)
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidInput(f"{name}: not TOML: {error}") from None
+    except msgspec.ValidationError as error:
+        found = re.sub(r" - at `\$\.?([^`]*)`", lambda at: f" (at {at[1] or 'the top'})", str(error))
+        raise InvalidInput(f"{name}: {found}") from None
+    for model, settings in config.models.items():
+        checked_name(model, "model")
+        for table in settings.tables:
+            checked_name(table, "table")
+    return config
