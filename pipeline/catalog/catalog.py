@@ -231,9 +231,7 @@ class Catalog:
             if refs.trunk != draft.previous:
                 raise CommitConflict(f"version {refs.trunk} was committed after {draft.previous}, on which this one was computed")
             guard(refs)
-            moved = {
-                name: msgspec.structs.replace(ref, version=manifest.version) for name, ref in refs.refs.items() if name in promote
-            }
+            moved = {name: _moved(ref, manifest) for name, ref in refs.refs.items() if name in promote}
             if missing := set(promote) - set(refs.refs):
                 moved |= {name: Ref(version=manifest.version, follow="versions") for name in missing}
             return msgspec.structs.replace(refs, trunk=manifest.version, timeline=manifest.timeline, refs={**refs.refs, **moved})
@@ -257,3 +255,9 @@ class Catalog:
     def barrier(self, *, what: str, actor: Actor) -> Refs:
         """A move that changes nothing: what was marked expired before it cannot be committed after it."""
         return self.move(lambda refs: refs, what=what, actor=actor)
+
+
+def _moved(ref: Ref, manifest: Manifest) -> Ref:
+    """A rollback thaws: the positions at which a ref is frozen may lie beyond its cut."""
+    frozen = None if manifest.rollback is not None else ref.frozen
+    return msgspec.structs.replace(ref, version=manifest.version, frozen=frozen)

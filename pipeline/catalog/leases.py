@@ -84,11 +84,13 @@ def take_term(
     reserve_us: int,
     now: WallTime,
     after: Term | None = None,
+    taken_id: str | None = None,
 ) -> PublisherTerm:
-    """The publisher's next term, whoever held the last one. With `after`, only if that is still the newest; else `Superseded`."""
+    """The publisher's next term, whoever held the last one. With `after`, only if that is still the newest; else `Superseded`.
+    To try again after an error, give the same `taken_id` (used for no other term): the first try may have taken effect."""
     checked_name(publisher, "publisher")
     key = keys.publisher(catalog.model, publisher)
-    taken_id = catalog.new_id()
+    taken_id = taken_id or catalog.new_id()
     for _ in range(ATTEMPTS):
         try:
             found = catalog.store.get(key)

@@ -119,22 +119,39 @@ def bucket_of(mixed, buckets):
 
 
 @njit(inline="always", cache=True)
+def _folded(data, at, i):
+    """The 16 bytes of a row from its byte `i`; the row starts at byte `at`."""
+    word = U64(i >> 3)
+    return mulfold(load_word(data, at + i) ^ _K[word], load_word(data, at + i + 8) ^ _K[word + U64(1)])
+
+
+@njit(inline="always", cache=True)
 def put_hash(mixed, data, at, width):
     """row_hash of an encoded row: `width` bytes of the uint8 array `data` from byte `at`, its key already mixed."""
-    total, whole = U64(0), width & ~np.int64(15)
-    for i in range(0, whole, 16):
-        word = i >> 3
-        total += mulfold(load_word(data, at + i) ^ _K[word], load_word(data, at + i + 8) ^ _K[word + 1])
-    if whole < width:
-        first, second = U64(0), U64(0)
-        for i in range(whole, width):
-            shift = U64((i & 7) << 3)
-            if i - whole < 8:
-                first |= U64(data[at + i]) << shift
-            else:
-                second |= U64(data[at + i]) << shift
-        word = whole >> 3
-        total += mulfold(first ^ _K[word], second ^ _K[word + 1])
+    total, i = U64(0), np.int64(0)
+    if width >= 64:
+        # Four sums that do not wait for each other.
+        a, b, c, d = U64(0), U64(0), U64(0), U64(0)
+        while i + 64 <= width:
+            a += _folded(data, at, i)
+            b += _folded(data, at, i + 16)
+            c += _folded(data, at, i + 32)
+            d += _folded(data, at, i + 48)
+            i += 64
+        total = (a + b) + (c + d)
+    while i + 16 <= width:
+        total += _folded(data, at, i)
+        i += 16
+    if i < width:
+        word, first, second = U64(i >> 3), U64(0), U64(0)
+        if i + 8 <= width:
+            first = load_word(data, at + i)
+            for j in range(i + 8, width):
+                second |= U64(data[at + j]) << U64((j & 7) << 3)
+        else:
+            for j in range(i, width):
+                first |= U64(data[at + j]) << U64((j & 7) << 3)
+        total += mulfold(first ^ _K[word], second ^ _K[word + U64(1)])
     h = mulfold(total ^ _P1, mixed ^ _P2)
     h ^= h >> U64(37)
     h *= _P3

@@ -6,21 +6,23 @@ a rollback took away. All rules about dead ranges of the log stand here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from .errors import ChainBroken, NotFound
 from .ids import Offset, Partition, PublisherId, Reader, State, Timeline, Version
-from .manifest import Manifest
+from .manifest import Manifest, RunInfo
 from .records import Record, RecordKind
+from .times import WallTime
 
 
 class Entry(NamedTuple):
-    """A record and where it was read."""
+    """A record, where it was read, and when the log took it."""
 
     offset: Offset
     record: Record
+    appended_at: WallTime = WallTime(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,16 @@ class History:
         return self
 
 
+def table_layers(chain: Sequence[Manifest], table: str) -> list[tuple[RunInfo, ...]]:
+    """The runs of one table in a chain as `History.chain` gives it, one layer a version, the oldest first."""
+    layers = []
+    for at, manifest in enumerate(chain):
+        part = manifest.full if at == 0 and manifest.full is not None else manifest.changes
+        if table in part:
+            layers.append(part[table].runs)
+    return layers
+
+
 class LivePath:
     """Walks the records of one partition as every reader must see them: across a committed rollback, what it took back is
     passed over; what is not of the timeline reached does not count. Feed it records in offset order."""
@@ -142,7 +154,7 @@ class LivePath:
 
     def step(self, entry: Entry) -> bool:
         """Whether the record at the next offset counts; `offset` is then where to go on, which may lie further on."""
-        offset, record = entry
+        offset, record = entry.offset, entry.record
         if offset < self.offset:
             return False
         counts = False
@@ -153,11 +165,6 @@ class LivePath:
         self.offset = Offset(offset + 1)
         self._skip()
         return counts
-
-    def walk(self, entries: Iterable[Entry]) -> Iterator[Entry]:
-        for entry in entries:
-            if self.step(entry):
-                yield entry
 
 
 class Verdict:
@@ -177,10 +184,11 @@ def verdict(readers: Mapping[PublisherId, Reader], record: Record) -> str:
     return Verdict.TAKE if record.seq <= (newest.seq + 1 if record.term == newest.term else 1) else Verdict.GAP
 
 
-def effective(path: LivePath, readers: Mapping[PublisherId, Reader], entries: Iterable[Entry]) -> Iterator[Entry]:
-    """The records that take effect, gaps passed over: what `path` lets through, less what is not newer."""
-    taken, timeline = dict(readers), path.timeline
-    for entry in path.walk(entries):
+def effective(entries: Iterable[Entry], readers: Mapping[PublisherId, Reader], timeline: Timeline) -> Iterator[Entry]:
+    """Of the entries that count on the live path, from a position with these readers: what is not dropped as not newer. Gaps
+    are passed over, since whatever follows one on the path was taken in the end."""
+    taken = dict(readers)
+    for entry in entries:
         record = entry.record
         if record.timeline != timeline:
             taken, timeline = {}, record.timeline

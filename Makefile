@@ -1,0 +1,56 @@
+# `make` lists what there is. The first target that needs it makes .venv; later ones find it made.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+PACKAGES := pipeline slicer publishers rollback serving examples
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench format lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY) ## the environment in .venv, and nothing else
+
+demo: $(READY) ## the whole story on real data, on this machine
+	@$(BIN)/penstock demo
+
+check: $(READY) ## format, lint, types, fast tests: in two minutes
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy $(PACKAGES:%=-p penstock.%)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not s3 and not kafka"
+
+test: $(READY) ## every test; real servers are started where they can be (CI=true: must be)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+bench: $(READY) ## measures, and writes down what was measured
+	$(BIN)/python -m bench
+
+format: $(READY) ## formats the code and mends what lint can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: $(READY) ## newest versions of everything into requirements.lock
+	$(BIN)/python -m pip install --quiet --upgrade --upgrade-strategy eager -e '.[dev,demo,bench]'
+	{ echo '# Every package of the development environment, demo and benches included. Made by `make lock`.'; \
+	  $(BIN)/python -m pip freeze --exclude-editable; } > requirements.lock.new
+	mv requirements.lock.new requirements.lock
+	touch $(READY)
+
+clean: ## takes away .venv, servers and caches
+	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(READY): requirements.lock pyproject.toml
+	@command -v $(PYTHON) > /dev/null || { echo "Penstock needs Python 3.11 or newer, and there is no '$(PYTHON)'; try make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Penstock needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) -V 2>&1); try make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { echo "$(PYTHON) comes without venv; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@echo "making .venv from requirements.lock (once, about a minute) ..." >&2
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --no-input -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --no-input --no-deps -e .
+	@mkdir -p .venv/typing
+	@ln -sfn ../.. .venv/typing/penstock
+	@touch $@

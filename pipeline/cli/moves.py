@@ -1,0 +1,153 @@
+"""`versions`, `history`, `promote`, `pin`, `unpin`, `freeze`, `thaw`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+import typer
+
+from penstock.publishers.promotion import promote as promote_ref
+from penstock.rollback import freezing
+
+from ..catalog import leases
+from ..core.ids import Version
+from ..core.refs import Refs
+from ..core.times import format_time, parse_duration
+from .options import ConfigFile, Json, ModelName, Reason, RefName, existing
+from .output import print_json, print_table, print_versions, stdout, version_document
+
+Number = Annotated[int, typer.Argument(metavar="VERSION")]
+
+
+class RefDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """A ref as commands print it."""
+
+    ref: str
+    version: int
+    follow: str
+    frozen: list[int] | None
+    generation: int
+
+
+class MoveDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """A move of the refs as commands print it."""
+
+    generation: int
+    at: str
+    who: str
+    what: str
+    why: str
+    trunk: int
+    timeline: int
+    refs: dict[str, int]
+
+
+def register(app: typer.Typer) -> None:
+    for command in (versions, history, promote, pin, unpin, freeze, thaw):
+        app.command()(command)
+
+
+def versions(config: ConfigFile = None, model: ModelName = None, json: Json = False) -> None:
+    """List the versions, newest last."""
+    with existing(config, model) as env:
+        refs = env.catalog.refs()
+        found = env.catalog.history(refs)
+        manifests = sorted([*found.trunk, *found.bases.values()], key=lambda m: m.version)
+        documents = [version_document(manifest, refs, env.schema.buckets) for manifest in manifests]
+        print_json(documents) if json else print_versions(documents)
+
+
+def history(config: ConfigFile = None, model: ModelName = None, json: Json = False) -> None:
+    """List every move of a ref: who, when and why."""
+    with existing(config, model) as env:
+        moves = [
+            MoveDocument(
+                generation=refs.generation, at=format_time(refs.move.at), who=refs.move.who, what=refs.move.what, why=refs.move.why,
+                trunk=refs.trunk, timeline=refs.timeline, refs={name: ref.version for name, ref in refs.refs.items()},
+            )
+            for refs in env.catalog.moves()
+        ]  # fmt: skip
+        if json:
+            print_json(moves)
+        else:
+            print_table(
+                ["move", "when", "who", "what", "why", "refs"],
+                [(m.generation, m.at, m.who, m.what, m.why, " ".join(f"{n}={v}" for n, v in m.refs.items())) for m in moves],
+            )
+
+
+def promote(
+    version: Number,
+    ref: RefName = "live",
+    reason: Reason = "",
+    config: ConfigFile = None,
+    model: ModelName = None,
+    json: Json = False,
+) -> None:
+    """Move a ref to a version.
+
+    [dim]penstock promote 12 --ref canary --reason "gate passed"[/]
+    """
+    with existing(config, model) as env:
+        _show(promote_ref(env, Version(version), ref=ref, why=reason), ref, json)
+
+
+def pin(
+    version: Number,
+    name: Annotated[str | None, typer.Option("--name", help="The pin's name.", show_default="version-N")] = None,
+    lasts: Annotated[str | None, typer.Option("--for", help="How long it holds, as in 30d; for ever by default.")] = None,
+    reason: Reason = "",
+    config: ConfigFile = None,
+    model: ModelName = None,
+    json: Json = False,
+) -> None:
+    """Keep a version, whatever retention says.
+
+    [dim]penstock pin 12 --reason "audit of November" --for 90d[/]
+    """
+    with existing(config, model) as env:
+        actor = env.actor(reason)
+        until = None if lasts is None else actor.now + parse_duration(lasts)
+        found = leases.put_pin(env.catalog, name or f"version-{version}", Version(version), actor=actor, until=until)  # type: ignore[arg-type]
+        print_json(found) if json else stdout.print(f"pinned version {found.version} as {found.name}")
+
+
+def unpin(
+    name: Annotated[str, typer.Argument(help="The pin's name, or the number of a version pinned without one.")],
+    config: ConfigFile = None,
+    model: ModelName = None,
+    json: Json = False,
+) -> None:
+    """Let go of a pinned version."""
+    with existing(config, model) as env:
+        found = leases.remove_pin(env.catalog, f"version-{name}" if name.isdigit() else name)
+        print_json(found) if json else stdout.print(f"unpinned version {found.version}")
+
+
+def freeze(reason: Reason, ref: RefName = "live", config: ConfigFile = None, model: ModelName = None, json: Json = False) -> None:
+    """Stop every replica of a ref where the log ends now. The first thing to do when something is wrong.
+
+    [dim]penstock freeze --reason "AUC falls"[/]
+    """
+    with existing(config, model) as env:
+        _show(freezing.freeze(env, ref, why=reason), ref, json)
+
+
+def thaw(
+    ref: RefName = "live", reason: Reason = "", config: ConfigFile = None, model: ModelName = None, json: Json = False
+) -> None:
+    """Let the replicas of a frozen ref go on."""
+    with existing(config, model) as env:
+        _show(freezing.thaw(env, ref, why=reason), ref, json)
+
+
+def _show(refs: Refs, name: str, json: bool) -> None:
+    ref = refs.ref(name)
+    frozen = None if ref.frozen is None else [int(offset) for offset in ref.frozen]
+    document = RefDocument(ref=name, version=ref.version, follow=ref.follow, frozen=frozen, generation=refs.generation)
+    if json:
+        print_json(document)
+    else:
+        stopped = "" if frozen is None else f", frozen at {', '.join(map(str, frozen))}"
+        stdout.print(f"{name} = version {ref.version}, follows {'the log' if ref.follow == 'log' else 'versions'}{stopped}")

@@ -1,0 +1,87 @@
+"""How commands speak: one JSON document on standard output, or tables for people; progress and logs on standard error."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from ..core.manifest import Manifest
+from ..core.refs import Refs
+from ..core.times import format_time
+
+stdout = Console(highlight=False)
+stderr = Console(stderr=True, highlight=False)
+
+
+def print_json(document: object) -> None:
+    """One document, and nothing else, on standard output."""
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n")
+    sys.stdout.flush()
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> None:
+    table = Table(*columns, title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*("" if cell is None else str(cell) for cell in row))
+    stdout.print(table)
+
+
+def human_bytes(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def human_seconds(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    for limit, size, unit in ((120, 1, "s"), (7200, 60, "min"), (172800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds / 86400:.1f} d"
+
+
+class VersionDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """A version as commands print it. `digest_of`: whether `digest` is of the whole state or of what the version writes."""
+
+    version: int
+    timeline: int
+    state: str
+    kind: str
+    base: int | None
+    rows: int
+    tombstones: int
+    bytes: int
+    trained_through: str
+    digest: str
+    digest_of: str
+    source: str
+    created_at: str
+    refs: list[str]
+
+
+def version_document(manifest: Manifest, refs: Refs, buckets: int) -> VersionDocument:
+    digest_of, digest = manifest.digest(buckets)
+    return VersionDocument(
+        version=manifest.version, timeline=manifest.timeline, state=str(manifest.state), kind=manifest.kind, base=manifest.base,
+        rows=manifest.rows, tombstones=manifest.tombstones, bytes=manifest.bytes, digest=digest, digest_of=digest_of,
+        trained_through=format_time(manifest.trained_through), source=manifest.source, created_at=format_time(manifest.created_at),
+        refs=sorted(name for name, ref in refs.refs.items() if ref.version == manifest.version),
+    )  # fmt: skip
+
+
+def print_versions(documents: Sequence[VersionDocument]) -> None:
+    print_table(
+        ["version", "state", "kind", "base", "rows", "tombstones", "size", "trained through", "digest", "refs"],
+        [
+            (d.version, d.state, d.kind, d.base, f"{d.rows:,}", f"{d.tombstones:,}", human_bytes(d.bytes), d.trained_through,
+             d.digest[:12], " ".join(d.refs))
+            for d in documents
+        ],
+    )  # fmt: skip

@@ -1,0 +1,184 @@
+"""`penstock replica`, `penstock lookup`, `penstock trace`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+from typing import Annotated
+
+import msgspec
+import numpy as np
+import typer
+
+from penstock.rollback.trace import trace as trace_key
+from penstock.serving.client import Client
+from penstock.serving.replica import Replica
+from penstock.serving.server import Server
+
+from ..catalog import leases
+from ..core.errors import InvalidInput, NotFound
+from ..core.ids import Version
+from ..core.times import format_time
+from ..environment import Environment
+from .options import ConfigFile, Json, ModelName, RefName, existing
+from .output import print_json, print_table, stderr, stdout
+
+KEY_RANGE = 2**63
+
+
+class LookupDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """A lookup's answer: rows by key as text; null where there is none."""
+
+    version: int
+    timeline: int
+    rows: dict[str, list[float] | None]
+
+
+def register(app: typer.Typer) -> None:
+    for command in (replica, lookup, trace):
+        app.command(context_settings={"ignore_unknown_options": command is not replica})(command)
+
+
+def replica(
+    ref: RefName = "live",
+    buckets: Annotated[
+        str | None, typer.Option("--buckets", metavar="A-B", help="Hold only these buckets, both ends included.")
+    ] = None,
+    listen: Annotated[str, typer.Option("--listen", metavar="HOST:PORT", help="Port 0 takes a free one.")] = "127.0.0.1:8815",
+    name: Annotated[str | None, typer.Option("--name", help="The replica's name.", show_default="host and process")] = None,
+    at: Annotated[
+        int | None, typer.Option("--at", metavar="VERSION", help="Serve exactly this version, and follow nothing.")
+    ] = None,
+    config: ConfigFile = None,
+    model: ModelName = None,
+) -> None:
+    """Serve lookups: bootstrap from the ref's chain, then follow.
+
+    [dim]penstock replica --listen 0.0.0.0:8815
+    penstock replica --ref canary --buckets 0-127[/]
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    host, port = _address(listen)
+    with existing(config, model) as env:
+        found = Replica(
+            env,
+            name=name or f"{socket.gethostname()}-{os.getpid()}",
+            ref=ref,
+            buckets=_buckets(env, buckets),
+            at=None if at is None else Version(at),
+        )
+        server = Server(found, host=host, port=port)
+        found.address = server.address
+        stopped = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stopped.set())
+        found.start()
+        stderr.print(f"listening on {host}:{server.port}, version {found.version}, {sum(found.report().rows.values()):,} rows")
+        stopped.wait()
+        stderr.print("draining")
+        found.close()
+        server.shutdown()
+        if found.failure is not None:
+            raise found.failure
+
+
+def lookup(
+    table: Annotated[str, typer.Option("--table", metavar="T")],
+    keys: Annotated[list[str], typer.Argument(metavar="KEY...")],
+    version: Annotated[int | None, typer.Option("--version", help="Exactly as at this version.")] = None,
+    at: Annotated[
+        str | None, typer.Option("--replica", metavar="URL", help="Which replica; any that is present by default.")
+    ] = None,
+    config: ConfigFile = None,
+    model: ModelName = None,
+    json: Json = False,
+) -> None:
+    """Ask a replica for rows.
+
+    [dim]penstock lookup --table customer 17850 13047[/]
+    """
+    numbers = [_key(key) for key in keys]
+    urls = [at]
+    if at is None:
+        with existing(config, model) as env:
+            env.schema.table(table)
+            urls = [found.address for found in leases.presences(env.catalog, now=env.clock()) if found.ready and found.address]
+        if not urls:
+            raise NotFound("no replica is present and ready", hint="start one with `penstock replica`")
+    with Client([url for url in urls if url]) as client:
+        answer = client.answer(table, np.array(numbers, np.int64), version=version)
+    rows = {
+        str(k): [float(x) for x in row] if there else None
+        for k, row, there in zip(numbers, answer.rows, answer.found, strict=True)
+    }
+    if json:
+        print_json(LookupDocument(version=answer.version, timeline=answer.timeline, rows=rows))
+        return
+    stdout.print(f"[dim]version {answer.version}, timeline {answer.timeline}[/]")
+    print_table(
+        ["key", "row"], [(k, "not found" if row is None else " ".join(f"{x:.4g}" for x in row)) for k, row in rows.items()]
+    )
+
+
+def trace(
+    table: Annotated[str, typer.Option("--table", metavar="T")],
+    key: Annotated[str, typer.Argument(metavar="KEY")],
+    config: ConfigFile = None,
+    model: ModelName = None,
+    json: Json = False,
+) -> None:
+    """Tell which versions and records wrote a row, oldest first.
+
+    [dim]penstock trace --table customer 17850[/]
+    """
+    with existing(config, model) as env:
+        found = trace_key(env, table, _key(key))
+    if json:
+        print_json(found)
+        return
+    columns = ["written by", "op", "partition", "offset", "publisher", "term", "learned up to", "counts"]
+    print_table(
+        columns,
+        [
+            (
+                e.origin,
+                e.op,
+                e.partition,
+                e.offset,
+                e.publisher,
+                e.term,
+                format_time(e.trained_through),
+                "yes" if e.live else "no",
+            )
+            for e in found
+        ],
+    )
+
+
+def _address(listen: str) -> tuple[str, int]:
+    host, colon, port = listen.rpartition(":")
+    if not colon or not port.isdigit() or int(port) > 65535:
+        raise InvalidInput(f"--listen {listen}: HOST:PORT is needed, as in 127.0.0.1:8815")
+    return host or "0.0.0.0", int(port)  # noqa: S104  an empty host means every interface, as everywhere
+
+
+def _buckets(env: Environment, text: str | None) -> range | None:
+    if text is None:
+        return None
+    first, dash, last = text.partition("-")
+    if not (dash and first.isdigit() and last.isdigit()):
+        raise InvalidInput(f"--buckets {text}: A-B is needed, as in 0-127")
+    return range(int(first), int(last) + 1)
+
+
+def _key(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        raise InvalidInput(f"key {text!r} is not a number") from None
+    if not -KEY_RANGE <= number < KEY_RANGE:
+        raise InvalidInput(f"key {text} does not fit 64 bits")
+    return number

@@ -1,0 +1,255 @@
+"""`penstock status`: versions, refs, lag and freshness, replicas and whether they agree."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import time
+from collections import defaultdict, deque
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from ..catalog import leases
+from ..core.coordination import Presence
+from ..core.documents import DigestVector
+from ..core.errors import InvalidInput
+from ..core.ids import Partition
+from ..core.times import NEVER, format_time
+from ..environment import Environment
+from .options import ConfigFile, Json, ModelName, existing
+from .output import human_bytes, human_seconds, print_json, stdout, version_document
+
+SPARKS = "▁▂▃▄▅▆▇█"
+KEPT = 40
+
+
+class PartitionDocument(msgspec.Struct, frozen=True, kw_only=True):
+    partition: int
+    offset: int
+    end: int
+    lag_records: int
+    lag_ms: float | None
+    freshness_s: float | None
+    trained_through: str
+    version: int
+    timeline: int
+    alarm: str
+
+
+class ReplicaDocument(msgspec.Struct, frozen=True, kw_only=True):
+    replica: str
+    address: str
+    ref: str
+    ready: bool
+    version: int
+    versions_behind: int
+    digest: str
+    table_digests: dict[str, str]
+    rows: dict[str, int]
+    bytes: int
+    buckets: list[int]
+    partitions: list[PartitionDocument]
+
+
+class RefStatus(msgspec.Struct, frozen=True, kw_only=True):
+    version: int
+    follow: str
+    frozen: list[int] | None
+
+
+class LogPartition(msgspec.Struct, frozen=True, kw_only=True):
+    partition: int
+    begin: int
+    end: int
+
+
+class StatusDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """`digests_agree`: None while no two replicas that hold the same buckets stand at the same version."""
+
+    model: str
+    version: int
+    timeline: int
+    state: str
+    trained_through: str
+    freshness_s: float | None
+    refs: dict[str, RefStatus]
+    rollback_under_way: int | None
+    tables: dict[str, dict[str, object]]
+    log: list[LogPartition]
+    replicas: list[ReplicaDocument]
+    digests_agree: bool | None
+    alarms: list[str]
+    at: str
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(status)
+
+
+def status(
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again and again, until interrupted.")] = False,
+    every: Annotated[float, typer.Option("--every", metavar="SECONDS", help="How often, with --watch.")] = 1.0,
+    config: ConfigFile = None,
+    model: ModelName = None,
+    json: Json = False,
+) -> None:
+    """Show versions, refs, update lag and freshness, and whether the replicas' digests agree.
+
+    [dim]penstock status --watch[/]
+    """
+    if watch and json:
+        raise InvalidInput("--watch is for people; poll `penstock status --json` instead")
+    with existing(config, model) as env:
+        if json:
+            print_json(gathered(env))
+        elif not watch:
+            stdout.print(rendered(env, gathered(env), {}))
+        else:
+            _watch(env, every)
+
+
+def _watch(env: Environment, every: float) -> None:
+    lags: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=KEPT))
+    with Live(console=stdout, auto_refresh=False) as live:
+        while True:
+            found = gathered(env)
+            for replica in found.replicas:
+                lags[replica.replica].append(max((p.lag_ms or 0.0 for p in replica.partitions), default=0.0))
+            live.update(rendered(env, found, lags), refresh=True)
+            time.sleep(every)
+
+
+def gathered(env: Environment) -> StatusDocument:
+    """Everything that status shows, as it is now."""
+    now, refs, schema = env.clock(), env.catalog.refs(), env.catalog.reload_schema()
+    history = env.catalog.history(refs)
+    newest = history.newest
+    presences = leases.presences(env.catalog, now=now)
+    claim = leases.open_claim(env.catalog, refs)
+    replicas = [_replica(presence, len(history.after(presence.version)), now) for presence in presences]
+    agree = digests_agree(presences, schema.buckets)
+    alarms = [f"{p.replica}, partition {q.partition}: {q.alarm}" for p in presences for q in p.partitions if q.alarm]
+    if agree is False:
+        alarms.append("replicas at the same version have different digests")
+    if claim is not None:
+        alarms.append(f"a rollback to timeline {claim.timeline}, by {claim.who}, is not decided")
+    served = [q.trained_through for p in presences for q in p.partitions if q.trained_through != NEVER]
+    return StatusDocument(
+        model=env.catalog.model, version=newest.version, timeline=refs.timeline, state=str(newest.state),
+        trained_through=format_time(newest.trained_through),
+        freshness_s=None if not served else (now - min(served)) / 1e6,
+        refs={
+            name: RefStatus(version=ref.version, follow=ref.follow, frozen=None if ref.frozen is None else [int(offset) for offset in ref.frozen])
+            for name, ref in refs.refs.items()
+        },
+        rollback_under_way=None if claim is None else claim.timeline,
+        tables={name: {"dim": table.dim, "codec": table.codec} for name, table in schema.tables.items()},
+        log=[
+            LogPartition(partition=p, begin=env.log.begin(Partition(p)), end=env.log.end(Partition(p))) for p in range(schema.partitions)
+        ],
+        replicas=replicas, digests_agree=agree, alarms=alarms, at=format_time(now),
+    )  # fmt: skip
+
+
+def digests_agree(presences: list[Presence], buckets: int) -> bool | None:
+    """Whether replicas at the same version have the same digest of every bucket that two of them hold."""
+    compared = False
+    for at, one in enumerate(presences):
+        for other in presences[at + 1 :]:
+            first, last = max(one.buckets[0], other.buckets[0]), min(one.buckets[1], other.buckets[1])
+            if one.version != other.version or first >= last:
+                continue
+            compared = True
+            for table in {*one.digests, *other.digests}:
+                mine, theirs = (_digests(p.digests.get(table), buckets)[first:last] for p in (one, other))
+                if mine != theirs:
+                    return False
+    return True if compared else None
+
+
+def _digests(vector: DigestVector | None, buckets: int) -> list[int]:
+    return [0] * buckets if vector is None else [int(d) for d in vector.array(buckets)]
+
+
+def _replica(presence: Presence, behind: int, now: int) -> ReplicaDocument:
+    return ReplicaDocument(
+        replica=presence.replica, address=presence.address, ref=presence.ref, ready=presence.ready, version=presence.version,
+        versions_behind=behind, digest=presence.digest,
+        table_digests={name: _table_digest(vector) for name, vector in presence.digests.items()},
+        rows=presence.rows, bytes=presence.bytes, buckets=[presence.buckets[0], presence.buckets[1] - 1],
+        partitions=[
+            PartitionDocument(
+                partition=p.partition, offset=p.offset, end=p.end, lag_records=p.end - p.offset, lag_ms=p.lag_ms,
+                freshness_s=None if p.trained_through == NEVER else (now - p.trained_through) / 1e6,
+                trained_through=format_time(p.trained_through), version=p.version, timeline=p.timeline, alarm=p.alarm,
+            )
+            for p in presence.partitions
+        ],
+    )  # fmt: skip
+
+
+def _table_digest(vector: DigestVector) -> str:
+    return hashlib.blake2b(base64.b64decode(vector.text), digest_size=16).hexdigest()
+
+
+def rendered(env: Environment, found: StatusDocument, lags: dict[str, deque[float]]) -> RenderableType:
+    """The status for people."""
+    head = Text.assemble(
+        (found.model, "bold"), f"  version {found.version}, timeline {found.timeline}, learned up to {found.trained_through}  ",
+        ("digests agree", "green") if found.digests_agree else ("digests DIFFER", "bold red") if found.digests_agree is False else "",
+    )  # fmt: skip
+    refs = Text("  ".join(f"{n} → {r.version}{' frozen' if r.frozen is not None else ''}" for n, r in found.refs.items()))
+    replicas = Table(
+        "replica",
+        "ref",
+        "ready",
+        "version",
+        "behind",
+        "rows",
+        "memory",
+        "lag",
+        "freshness",
+        "digest",
+        "",
+        box=None,
+        pad_edge=False,
+    )
+    for replica in found.replicas:
+        lag = max((p.lag_ms or 0.0 for p in replica.partitions), default=0.0)
+        fresh = max((p.freshness_s for p in replica.partitions if p.freshness_s is not None), default=None)
+        replicas.add_row(
+            replica.replica, replica.ref, "yes" if replica.ready else "[red]no[/]", str(replica.version), str(replica.versions_behind),
+            f"{sum(replica.rows.values()):,}", human_bytes(replica.bytes), f"{lag:.1f} ms", human_seconds(fresh),
+            replica.digest[:12], sparkline(lags.get(replica.replica, ())),
+        )  # fmt: skip
+    refs_now = env.catalog.refs()
+    trunk = env.catalog.history(refs_now).trunk[-8:]
+    versions = Table("version", "kind", "state", "rows", "size", "learned up to", "refs", box=None, pad_edge=False)
+    for d in (version_document(m, refs_now, env.schema.buckets) for m in trunk):
+        versions.add_row(
+            str(d.version), d.kind, d.state, f"{d.rows:,}", human_bytes(d.bytes), d.trained_through, " ".join(d.refs)
+        )
+    parts: list[RenderableType] = [
+        head,
+        refs,
+        Text(""),
+        replicas if found.replicas else Text("no replica is present"),
+        Text(""),
+        versions,
+    ]
+    parts += [Text(f"! {alarm}", style="bold red") for alarm in found.alarms]
+    return Group(*parts)
+
+
+def sparkline(values: deque[float] | tuple[float, ...]) -> str:
+    """The last values as bars; the highest is full."""
+    top = max(values, default=0.0)
+    return "".join(
+        SPARKS[min(len(SPARKS) - 1, int(value / top * (len(SPARKS) - 1)))] if top > 0 else SPARKS[0] for value in values
+    )

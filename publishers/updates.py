@@ -1,0 +1,207 @@
+"""The realtime tier as a trainer sees it: rows go in, a checkpoint's sidecar comes out. Every call is checked here, and done
+elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from penstock.pipeline.core.checkpoint import Sidecar
+from penstock.pipeline.core.ids import Positions, PublisherId, State, Term, Timeline
+from penstock.pipeline.core.manifest import DenseInfo
+from penstock.pipeline.core.schema import TableSchema
+from penstock.pipeline.core.times import NEVER, EventTime, event_time
+from penstock.pipeline.environment import Environment
+from penstock.slicer.dense import write_dense
+
+from .batches import checked_keys, checked_rows, delete_batch, put_batch
+from .births import born_table
+from .checkpointing import Checkpointing
+from .driving import Driver
+from .marking import Receipt
+from .resuming import Resumed
+from .settings import RealtimeSettings
+from .stream import Stream
+from .touched import TouchedKeys
+
+Moment = EventTime | datetime | str
+RowsOf = Callable[[str, NDArray[np.int64]], tuple[NDArray[np.float32], NDArray[np.bool_]]]
+
+
+class Updates:
+    """One publisher's realtime tier, from a resume on. Any number of threads may call it; the calls of one keep their order.
+
+    `trained_through` is the newest event that the trainer has learned from so far, as microseconds, an aware datetime or RFC
+    3339 text; it only grows, and None leaves it as it is. Every call raises, from the moment it is known, `Fenced` (the model
+    was rolled back: `rows` lists what does not count) and `Superseded` (another process publishes under this id)."""
+
+    def __init__(self, environment: Environment, resumed: Resumed, settings: RealtimeSettings) -> None:
+        self._environment, self._settings, self._resumed = environment, settings, resumed
+        self._stream = Stream(
+            catalog=environment.catalog,
+            sender=resumed.sender,
+            settings=settings,
+            resumed_from=resumed.state,
+            through=resumed.through,
+        )
+        self._driver = Driver(environment, self._stream, resumed.touched, settings)
+        self._checkpoints = Checkpointing(self._driver)
+        self._own_dirty = resumed.own_dirty
+
+    # ---- what it is ------------------------------------------------------------------------------------------------------
+
+    @property
+    def publisher(self) -> PublisherId:
+        return self._stream.sender.publisher
+
+    @property
+    def term(self) -> Term:
+        """The newest: sends whose outcome was unknown open new ones."""
+        return self._stream.sender.term
+
+    @property
+    def timeline(self) -> Timeline:
+        return self._stream.sender.timeline
+
+    @property
+    def resumed_from(self) -> State:
+        return self._resumed.state
+
+    @property
+    def trained_through(self) -> EventTime:
+        return self._stream.through
+
+    @property
+    def rows_put(self) -> int:
+        """Rows and deletions that were put, shed ones included."""
+        return self._driver.rows_put
+
+    @property
+    def rows_shed(self) -> int:
+        """Those that were not sent for want of room; the next delta has them."""
+        return self._driver.rows_shed
+
+    @property
+    def rows_acknowledged(self) -> int:
+        """Rows and deletions that the log has acknowledged, each touch of a key folded away not counted."""
+        return self._stream.sender.rows
+
+    @property
+    def queued_bytes(self) -> int:
+        """What waits to be sent or acknowledged."""
+        return self._stream.queued_bytes
+
+    @property
+    def marked(self) -> bool:
+        """Whether nothing was put, deleted or touched since the last checkpoint, or since the resume."""
+        return self._checkpoints.changes_marked == self._driver.changes
+
+    @property
+    def unsent(self) -> int:
+        """Touched keys whose row the log does not hold: shed, touched only, or dirty from a resume."""
+        return self._driver.touched.unsent
+
+    # ---- rows ------------------------------------------------------------------------------------------------------------
+
+    def put(self, table: str, keys: ArrayLike, rows: ArrayLike, *, trained_through: Moment | None = None) -> None:
+        """Rows of `table` as they are from now on: int64[n], float32[n, dim], copied; of a key given twice the last counts.
+        `Refused`: a row that the table cannot hold; `InvalidInput`; `Unreachable` when the log has not kept up for
+        `flush_timeout`. A table that the config declares is born with its first rows."""
+        self._driver.check()
+        checked = checked_keys(table, keys)
+        values = checked_rows(table, checked, rows)
+        batch = put_batch(table, self._table(table, dim=values.shape[1]), checked, values, NEVER)
+        self.advance(trained_through)
+        if len(checked):
+            self._driver.accept(batch)
+
+    def delete(self, table: str, keys: ArrayLike, *, trained_through: Moment | None = None) -> None:
+        """These keys are gone from now on, on every tier. Errors as `put`; `NotFound` for a table without any row yet."""
+        self._driver.check()
+        checked = checked_keys(table, keys)
+        self._known(table)
+        self.advance(trained_through)
+        if len(checked):
+            self._driver.accept(delete_batch(table, checked, NEVER))
+
+    def touch(self, table: str, keys: ArrayLike) -> None:
+        """These keys changed, but only the next delta carries their rows."""
+        self._driver.check()
+        self._known(table)
+        self._driver.keep_back(table, checked_keys(table, keys))
+
+    def advance(self, trained_through: Moment | None) -> None:
+        """Events up to `trained_through` may be learned from, once this returns. Where publishers share a model, call it before
+        training on them: it waits until this is reserved in every partition. `InvalidInput` when it lies too far ahead."""
+        self._driver.check()
+        if trained_through is not None:
+            self._driver.advance(event_time(trained_through))
+
+    def put_dense(self, tensors: Mapping[str, NDArray[np.generic]], *, trained_through: Moment | None = None) -> DenseInfo:
+        """The dense slice as it is from now on. It is in the store when this returns; `flush` says when it is announced."""
+        self.advance(trained_through)
+        catalog = self._environment.catalog
+        path = f"{catalog.model}/announced/{self.publisher}/{catalog.new_id()}.safetensors"
+        dense = write_dense(catalog.store, path, tensors)
+        self._driver.announce(dense)
+        return dense
+
+    def flush(self) -> Positions:
+        """Returns once everything put so far is acknowledged and counts: the positions just past it. `OutcomeUnknown` when it is
+        not within `flush_timeout`, `CommitConflict` while a rollback is undecided, `Fenced` and `Superseded` when it does not."""
+        with self._stream.line:
+            self._driver.drain()
+            positions = self._stream.sender.positions()
+        self._driver.judge({})
+        return positions
+
+    def undo(self, rows_of: RowsOf) -> int:
+        """Takes back at once what this publisher's dead terms wrote past the state that it resumed from. `rows_of(table, keys)`
+        gives the trainer's rows (float32[n, dim]) and which of the keys it has (bool[n]). Returns how many keys that were."""
+        count, own = 0, self._own_dirty
+        for table in sorted(own.tables - own.whole):
+            keys = np.intersect1d(own.keys(table), self._driver.touched.unsent_keys(table))
+            if len(keys):
+                rows, found = rows_of(table, keys)
+                self.put(table, keys[found], np.asarray(rows)[found])
+                self.delete(table, keys[~found])
+                count += len(keys)
+        self._own_dirty = TouchedKeys(self._settings.touched_keys)
+        return count
+
+    # ---- checkpoints -----------------------------------------------------------------------------------------------------
+
+    def mark(self, *, step: int = 0, others: Sequence[Receipt] = ()) -> Sidecar:
+        """Marks a checkpoint of what was put so far. Save the sidecar beside the trainer's checkpoint: `penstock.json` in its
+        folder, or `<file>.penstock.json`. `others` are the receipts of the model's other publishers, which are held; `Refused`
+        names those that are missing. Errors as `flush`; what was touched stays touched then."""
+        return self._checkpoints.mark(step=step, others=others)
+
+    def hold(self) -> Receipt:
+        """Flushes, and lets every put wait from now on: this publisher's part in a checkpoint that another one marks. Give the
+        receipt (it can be pickled, or sent as JSON) to its `mark(others=...)`, then call `release`. Errors as `flush`."""
+        return self._checkpoints.hold()
+
+    def release(self, sidecar: Sidecar | None) -> None:
+        """Ends a hold, with the sidecar of the checkpoint; None says that it failed, and what was touched stays touched."""
+        self._checkpoints.release(sidecar)
+
+    def close(self) -> None:
+        """Ends the thread. What is not acknowledged may be lost: `flush` or `mark` before."""
+        self._driver.close()
+
+    # ---- inside ----------------------------------------------------------------------------------------------------------
+
+    def _table(self, name: str, *, dim: int) -> TableSchema:
+        if name not in self._stream.schema.tables:
+            self._stream.adopt_schema(born_table(self._environment, name, dim=dim))
+        return self._stream.schema.table(name)
+
+    def _known(self, name: str) -> TableSchema:
+        """A table that exists; `NotFound` lists those that do."""
+        if name not in self._stream.schema.tables:
+            self._stream.adopt_schema(self._environment.catalog.reload_schema())
+        return self._stream.schema.table(name)

@@ -1,0 +1,188 @@
+"""Carries a rollback out: claim, fence, undo, commit. Every step is safe to repeat, by any run, at any time after.
+
+A run that died is finished by `resume`, or given up by `abandon`; both exclude each other by the swap of the refs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from penstock.pipeline.catalog import keys, leases
+from penstock.pipeline.catalog.checkpoints import open_checkpoint
+from penstock.pipeline.catalog.replay import replay
+from penstock.pipeline.core.coordination import Claim, Presence
+from penstock.pipeline.core.documents import DigestVector
+from penstock.pipeline.core.errors import CommitConflict, NotFound, OutcomeUnknown, Refused
+from penstock.pipeline.core.history import History
+from penstock.pipeline.core.ids import Offset, Partition, Position, Positions, PublisherId, Term, Version
+from penstock.pipeline.core.manifest import Manifest, Rollback, TableChange
+from penstock.pipeline.core.records import Record, RecordKind, encode_record
+from penstock.pipeline.core.refs import Refs
+from penstock.pipeline.environment import Environment
+from penstock.slicer.fold import Written
+from penstock.slicer.run_layout import TableLayout
+from penstock.slicer.slicing import slice_rows
+
+from .gathering import Located, locate
+from .plan import RollbackPlan, claim_of, moving_refs
+from .target import named_history
+from .undo import Undo, compute_undo
+
+ATTEMPTS = 16
+"""How often a rollback is computed anew when the refs move under it, or a fence is sent anew when its outcome is unknown."""
+APPEND_TIMEOUT_S = 30.0
+
+
+def execute(env: Environment, plan: RollbackPlan, *, why: str) -> Manifest:
+    """Claims the plan's timeline and goes through with it. `CommitConflict` when another rollback has claimed it."""
+    claim = claim_of(plan, claim_id=env.catalog.new_id(), who=env.who, at=env.clock(), why=why)
+    return finish(env, leases.create_claim(env.catalog, claim))
+
+
+def resume(env: Environment) -> Manifest:
+    """Finishes the rollback that is claimed and undecided; `NotFound` when there is none."""
+    return finish(env, _open_claim(env))
+
+
+def abandon(env: Environment, *, why: str) -> Claim:
+    """Gives up the rollback that is claimed and undecided: its fences are void from now on."""
+    claim = _open_claim(env)
+
+    def give_up(refs: Refs) -> Refs:
+        if refs.timeline >= claim.timeline:
+            raise CommitConflict(f"the rollback of timeline {claim.timeline} was committed meanwhile")
+        if claim.timeline in refs.abandoned:
+            return refs
+        return msgspec.structs.replace(refs, abandoned=(*refs.abandoned, claim.timeline))
+
+    env.catalog.move(give_up, what=f"abandoned the rollback to timeline {claim.timeline}", actor=env.actor(why))
+    return claim
+
+
+def finish(env: Environment, claim: Claim) -> Manifest:
+    """Fences, computes, commits; returns the version that did, be it of this run or of another."""
+    fences = [_fence(env, claim, Partition(p)) for p in range(env.schema.partitions)]
+    for _ in range(ATTEMPTS):
+        refs = env.catalog.refs()
+        if (decided := _decided(env, claim, refs)) is not None:
+            return decided
+        try:
+            return _commit(env, claim, refs, fences)
+        except CommitConflict:
+            continue  # somebody moved the trunk: the undo must cover that as well
+    raise CommitConflict(f"the trunk moved {ATTEMPTS} times while the rollback to timeline {claim.timeline} was computed")
+
+
+def _open_claim(env: Environment) -> Claim:
+    claim = leases.open_claim(env.catalog, env.catalog.refs())
+    if claim is None:
+        raise NotFound("no rollback is under way")
+    return claim
+
+
+def _decided(env: Environment, claim: Claim, refs: Refs) -> Manifest | None:
+    if claim.timeline in refs.abandoned:
+        raise Refused(f"the rollback to timeline {claim.timeline} was abandoned", hint="plan it anew")
+    if refs.timeline < claim.timeline:
+        return None
+    return next(m for m in env.catalog.history(refs).trunk if m.timeline == claim.timeline and m.rollback is not None)
+
+
+def _fence(env: Environment, claim: Claim, partition: Partition) -> Offset:
+    """The first fence of the claim's timeline in a partition counts, whoever wrote it; one is written where there is none."""
+    start = claim.cuts[partition]
+    payload = encode_record(
+        Record(kind=RecordKind.FENCE, timeline=claim.timeline, partition=partition, written_at=env.clock()), env.schema.raw_id
+    )
+    for _ in range(ATTEMPTS):
+        for entry in replay(env.log, env.schema, partition, start, env.log.end(partition)):
+            if entry.record.kind == RecordKind.FENCE and entry.record.timeline == claim.timeline:
+                return entry.offset
+            start = Offset(entry.offset + 1)
+        pending = env.log.append(partition, payload)
+        try:
+            pending.result(APPEND_TIMEOUT_S)
+        except OutcomeUnknown:
+            continue  # a second fence is void: look whether the first is there, and send again if not
+    raise OutcomeUnknown(f"the fence of timeline {claim.timeline} in partition {partition} was not acknowledged {ATTEMPTS} times")
+
+
+def _located(env: Environment, claim: Claim, history: History, fences: list[Offset]) -> Located:
+    """The claim's target, with cuts up to the fences; the base is the claim's."""
+    named = named_history(history, claim.of)
+    ends = fences if named is history else None
+    found = locate(env, history, claim.target, claim.of, ends=ends)
+    return Located(found.history, history.version(claim.base), found.cuts)
+
+
+def _commit(env: Environment, claim: Claim, refs: Refs, fences: list[Offset]) -> Manifest:
+    history = env.catalog.history(refs)
+    located = _located(env, claim, history, fences)
+    cuts = [fence if cut is None else Offset(min(cut, fence)) for cut, fence in zip(located.cuts, fences, strict=True)]
+    undo = compute_undo(env, history, located.history, located.base, tables=claim.tables, cuts=cuts, fences=fences)
+    actor = env.actor(claim.why)
+    upload = leases.open_upload(env.catalog, purpose=f"rollback to timeline {claim.timeline}", actor=actor)
+    state = open_checkpoint(env.catalog, timeline=claim.timeline, publishers={}, now=actor.now).state
+    draft = Manifest(
+        model=env.catalog.model,
+        version=Version(0),
+        kind="rollback",
+        state=state,
+        previous=refs.trunk,
+        base=located.base.version,
+        positions=Positions(env.log.identity, tuple(Position(Offset(fence + 1), {}) for fence in fences)),
+        trained_through=undo.trained_through,
+        created_at=actor.now,
+        publisher=PublisherId(""),
+        term=Term(0),
+        upload=upload.id,
+        changes=_written(env, upload.id, "fold", undo.changes),
+        digests=undo.digests,
+        dense=undo.dense,
+        source="undo",
+        rollback=_facts(env, claim, cuts, fences, undo, upload.id),
+    )
+
+    def guard(now: Refs) -> None:
+        if claim.timeline in now.abandoned:
+            raise Refused(f"the rollback to timeline {claim.timeline} was abandoned", hint="plan it anew")
+        leases.check_upload(env.catalog, upload.id)
+
+    return env.catalog.commit(draft, promote=moving_refs(refs, history, located.base), guard=guard, actor=actor)
+
+
+def _facts(env: Environment, claim: Claim, cuts: list[Offset], fences: list[Offset], undo: Undo, upload: str) -> Rollback:
+    return Rollback(
+        target=claim.target, tables=claim.tables, cut=tuple(cuts), fence=tuple(fences),
+        undo=_written(env, upload, "undo", undo.undo), lost_rows=undo.lost_rows,
+    )  # fmt: skip
+
+
+def _written(env: Environment, upload: str, part: str, tables: dict[str, Written]) -> dict[str, TableChange]:
+    schema, found = env.schema, {}
+    for name, written in sorted(tables.items()):
+        prefix = f"{keys.data(env.catalog.model, upload)}/{part}"
+        layout = TableLayout.of(schema, name)
+        sliced = slice_rows(written.keys, written.rows, written.tombstones, layout, env.catalog.store, prefix)
+        found[name] = TableChange(runs=sliced.runs, interval=DigestVector.of(sliced.interval))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """Who of the replicas with a live lease has reported the rollback's version: with which digest, and who is missing."""
+
+    confirmed: dict[str, str]
+    missing: tuple[str, ...]
+
+    @property
+    def complete(self) -> bool:
+        return not self.missing
+
+
+def confirmation(manifest: Manifest, presences: list[Presence]) -> Confirmation:
+    """A rollback is complete when every live replica has confirmed it, or its lease has ended."""
+    done = {p.replica: p.digest for p in presences if p.version >= manifest.version}
+    return Confirmation(done, tuple(sorted(p.replica for p in presences if p.replica not in done)))

@@ -1,0 +1,230 @@
+# mypy: disable-error-code="call-arg,no-untyped-def,no-untyped-call,var-annotated,attr-defined"
+"""From key to slot: an open-addressing index that readers search while one writer changes it. Knows no rows, no labels.
+
+    entries   int64[HEADER + 2 * capacity]; places are pairs (key, value), probed one after the other, wrapping round
+    value     a slot number > 0, or
+              EMPTY    0   no key has ever been here (so memory fresh from the system is an empty index)
+              DELETED -1   the key had a slot; the place stays its own until the index is rebuilt
+              ABSENT  -2   for indexes of before-images: the key had no row
+    header    word 0  LOW       where the buckets held begin, as a mixed key
+              word 1  SCALE     home place = upper 64 bits of (mixed key - LOW) * SCALE: places are in the order of buckets
+              word 2  CAPACITY
+              word 8  USED      places that are not EMPTY (on a cache line that readers do not need)
+              word 9  DEAD      places that are DELETED
+
+A key is written before its value is published, and never changes; so a reader that sees a value sees its key.
+An index that fills up is rebuilt beside itself, a bit with every write, which go to both; then the new one takes its place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from penstock.pipeline.core.hashing import mix, mulhigh, prefetch
+
+from .machine import load_acquire, store_release
+from .memory import frozen, zeroed
+
+Words = NDArray[np.int64]
+EMPTY, DELETED, ABSENT = 0, -1, -2
+HEADER = 16
+_LOW, _SCALE, _CAPACITY, _USED, _DEAD = 0, 1, 2, 8, 9
+_U64 = np.uint64
+_AHEAD = 32
+NO_INDEX: Words = np.empty(0, np.int64)
+"""Stands for an index that is not there."""
+
+START_LOAD, FULL_LOAD, NEW_LOAD = 0.7, 0.85, 0.47
+"""Used places at which a rebuild begins, at which it is ended at once, and live ones that the new index begins with."""
+SMALLEST, MOVED_PER_KEY, MOVED_AT_LEAST = 16, 32, 4096
+
+
+@njit(inline="always", cache=True)
+def home(entries, mixed):
+    """Where the search for a mixed key begins; a key outside the buckets held begins, in vain, at the last place."""
+    place = np.int64(mulhigh(mixed - _U64(entries[_LOW]), _U64(entries[_SCALE])))
+    last = entries[_CAPACITY] - 1
+    return HEADER + 2 * min(place, last)
+
+
+@njit(inline="always", cache=True)
+def place_of(entries, key, start):
+    """The place of `key`, or the EMPTY one where it would go, searched from `start` on."""
+    place = start
+    while True:
+        if load_acquire(entries, place + 1) == EMPTY or entries[place] == key:
+            return place
+        place += 2
+        if place == entries.size:
+            place = HEADER
+
+
+@njit(inline="always", cache=True)
+def publish(entries, place, key, value):
+    """Gives `key` a value at its place; the only store that readers synchronise with."""
+    before = entries[place + 1]
+    if before == EMPTY:
+        entries[place] = key
+        entries[_USED] += 1
+    if before == DELETED:
+        entries[_DEAD] -= 1
+    if value == DELETED:
+        entries[_DEAD] += 1
+    store_release(entries, place + 1, value)
+
+
+@njit(inline="always", cache=True)
+def publish_also(shadow, mixed, key, value):
+    """The same in the index that is being built, if there is one; a deleted key that it has not got is left out."""
+    if shadow.size:
+        place = place_of(shadow, key, home(shadow, mixed))
+        before = shadow[place + 1]
+        if value != before and (value != DELETED or before != EMPTY):
+            publish(shadow, place, key, value)
+
+
+@njit(nogil=True, cache=True)
+def _move(entries, shadow, start, stop):
+    for place in range(start, stop, 2):
+        value = entries[place + 1]
+        if value not in (EMPTY, DELETED):
+            key = entries[place]
+            to = place_of(shadow, key, home(shadow, mix(key)))
+            if shadow[to + 1] == EMPTY:
+                publish(shadow, to, key, value)
+
+
+@njit(nogil=True, cache=True)
+def _find(entries, keys, values):
+    n = keys.size
+    for i in range(min(_AHEAD, n)):
+        prefetch(entries, home(entries, mix(keys[i])))
+    for i in range(n):
+        if i + _AHEAD < n:
+            prefetch(entries, home(entries, mix(keys[i + _AHEAD])))
+        place = place_of(entries, keys[i], home(entries, mix(keys[i])))
+        values[i] = load_acquire(entries, place + 1)
+
+
+@njit(nogil=True, cache=True)
+def _scan(entries, first, last, keys, values):
+    """The keys with a slot whose mixed key is in [first, last]: fills what fits, returns how many there are."""
+    found, place = 0, home(entries, first)
+    span = (home(entries, last) - place) // 2
+    for passed in range(entries[_CAPACITY]):
+        key, value = entries[place], entries[place + 1]
+        if value == EMPTY and passed >= span:
+            # A run of places ends here, so whatever follows has its home behind it.
+            break
+        if value > 0 and first <= mix(key) <= last:
+            if found < keys.size:
+                keys[found], values[found] = key, value
+            found += 1
+        place += 2
+        if place == entries.size:
+            place = HEADER
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A contiguous range of buckets, at least one, out of `bucket_count`."""
+
+    bucket_count: int
+    first: int
+    stop: int
+
+    @property
+    def low(self) -> int:
+        """The smallest mixed key."""
+        return -(-(self.first << 64) // self.bucket_count)
+
+    @property
+    def high(self) -> int:
+        """The largest mixed key."""
+        return -(-(self.stop << 64) // self.bucket_count) - 1
+
+
+def _empty(span: Span, capacity: int) -> Words:
+    entries: Words = zeroed(HEADER + 2 * capacity, np.int64)
+    geometry = entries.view(np.uint64)
+    geometry[_LOW] = span.low
+    geometry[_SCALE] = capacity * span.bucket_count // (span.stop - span.first)
+    geometry[_CAPACITY] = capacity
+    return entries
+
+
+@dataclass(slots=True)
+class Index:
+    """`entries` is what readers take, once, for a whole search. Writers call `reserve`, then kernels of `writes`."""
+
+    span: Span
+    entries: Words = field(init=False)
+    shadow: Words = field(init=False, default_factory=lambda: NO_INDEX)
+    _moved: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        self.entries = _empty(self.span, SMALLEST)
+
+    @property
+    def keys(self) -> int:
+        """How many have a value other than DELETED."""
+        return int(self.entries[_USED] - self.entries[_DEAD])
+
+    @property
+    def nbytes(self) -> int:
+        return self.entries.nbytes + self.shadow.nbytes
+
+    def reserve(self, more: int) -> None:
+        """Room for `more` new keys. A rebuild goes on by as much as pays for them; only where that is too late, to its end."""
+        if self.shadow.size:
+            self._move(max(MOVED_AT_LEAST, MOVED_PER_KEY * more))
+        while not self._fits(more):
+            if not self.shadow.size:
+                self._begin(more)
+            self._move(int(self.entries[_CAPACITY]))
+        if not self.shadow.size and self.entries[_USED] + more > START_LOAD * self.entries[_CAPACITY]:
+            self._begin(more)
+
+    def find(self, keys: NDArray[np.int64]) -> Words:
+        """int64[n] keys -> int64[n] values, EMPTY and below where there is no slot. From any thread."""
+        values = np.empty(keys.size, np.int64)
+        _find(self.entries, frozen(keys), values)
+        return values
+
+    def scan(self, buckets: Span) -> tuple[NDArray[np.int64], Words]:
+        """The keys with a slot in these buckets of the span, in no order, and their slots. Only while nobody writes."""
+        first, last = np.uint64(buckets.low), np.uint64(buckets.high)
+        count = _scan(self.entries, first, last, NO_INDEX, NO_INDEX)
+        keys, values = np.empty(count, np.int64), np.empty(count, np.int64)
+        _scan(self.entries, first, last, keys, values)
+        return keys, values
+
+    def contents(self) -> tuple[NDArray[np.int64], Words]:
+        """All keys and their values, DELETED ones as well, in no order. Only while nobody writes."""
+        keys, values = self.entries[HEADER::2], self.entries[HEADER + 1 :: 2]
+        used = values != EMPTY
+        return keys[used], values[used]
+
+    def _fits(self, more: int) -> bool:
+        if self.entries[_USED] + more > FULL_LOAD * self.entries[_CAPACITY]:
+            return False
+        if not self.shadow.size:
+            return True
+        # In the end the shadow has all that is live here, and what has been deleted from it meanwhile.
+        return self.keys + int(self.shadow[_DEAD]) + more <= FULL_LOAD * int(self.shadow[_CAPACITY])
+
+    def _begin(self, more: int) -> None:
+        self.shadow = _empty(self.span, max(SMALLEST, int((self.keys + more) / NEW_LOAD)))
+        self._moved = HEADER
+
+    def _move(self, places: int) -> None:
+        stop = min(self._moved + 2 * places, self.entries.size)
+        _move(self.entries, self.shadow, self._moved, stop)
+        self._moved = stop
+        if stop == self.entries.size:
+            self.entries, self.shadow = self.shadow, NO_INDEX

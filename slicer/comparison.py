@@ -1,0 +1,201 @@
+"""Compares a table with layers of runs: what has changed becomes a delta. Reads both once, in bounded memory.
+
+The new side is taken a stretch of rows at a time, in the order of a run; then the same keys of every run of the base are in
+the same order, too. A table with row numbers as keys is compared where it is. One with keys of its own that does not fit
+the budget may have them in any order: it is sliced first, and compared stretch by stretch with what came out.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.pipeline.core.manifest import RunInfo
+from penstock.pipeline.ports.store import ObjectStore
+
+from . import encoding, packing
+from .encoding import EncodedRows
+from .layers import Layers
+from .ordering import Ordered, locate, ordered
+from .row_source import RowSource
+from .slicing import BUDGET, SlicedDelta, check_source, row_keys, rows_at_once, slice_rows, slice_table, stretches
+
+STRETCH = 1 << 20
+"""Bytes that are compared at once."""
+THREADS = 2
+Keys = NDArray[np.int64]
+Batches = Generator[tuple[Ordered, EncodedRows], None, None]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What makes the base into the new table, and the digests (uint64[buckets]) of both as a whole."""
+
+    changes: SlicedDelta
+    base: NDArray[np.uint64]
+    state: NDArray[np.uint64]
+
+
+def compare(
+    base: Layers, source: RowSource, store: ObjectStore, prefix: str,
+    *, base_digests: NDArray[np.uint64] | None = None, budget: int = BUDGET,
+) -> Comparison:  # fmt: skip
+    """Writes the rows of `source` that differ from those of `base`, and tombstones of keys that it no longer has, as runs
+    under `prefix`. Without `base_digests` (uint64[buckets], of the table) the base is read once more to compute them.
+
+    `Refused`, naming the key: a value that is not finite or does not fit the codec, or a key that is there twice.
+    """
+    check_source(source, base.layout, 0, source.rows)
+    before = base.digests(budget=budget) if base_digests is None else base_digests
+    changes = _Changes(base, store, prefix, budget // 4)
+    with _new_side(source, base, store, prefix, budget) as new, ThreadPoolExecutor(THREADS) as threads:
+        running: deque[Future[int]] = deque()
+        lived = 0
+        for asked, rows in new.batches:
+            running.append(threads.submit(_compare_batch, base, asked, rows, changes))
+            if len(running) == THREADS:
+                lived += running.popleft().result()
+        lived += sum(each.result() for each in running)
+        if lived < base.count():
+            for keys in base.merged_keys(budget=budget):
+                changes.delete(keys[~new.has(keys)])
+    changes.write()
+    return Comparison(SlicedDelta(tuple(changes.runs), changes.interval), before, before + changes.difference)
+
+
+class _Changes:
+    """Takes what differs, from several threads, and writes a run whenever `most` bytes have come together."""
+
+    def __init__(self, base: Layers, store: ObjectStore, prefix: str, most: int) -> None:
+        self._base = base
+        self._store = store
+        self._prefix = prefix
+        self._most = most
+        self._lock = threading.Lock()
+        self._keys: list[Keys] = []
+        self._rows: list[NDArray[np.uint8]] = []
+        self._gone: list[Keys] = []
+        self._held = 0
+        self.runs: list[RunInfo] = []
+        self.interval = np.zeros(base.layout.buckets, np.uint64)
+        self.difference = np.zeros(base.layout.buckets, np.uint64)
+        """What the table digests change by."""
+
+    def put(self, keys: Keys, rows: NDArray[np.uint8]) -> None:
+        with self._lock:
+            packing.add_puts(keys, packing.flat(rows), self._base.layout.width, self.difference)
+            self._keys.append(keys)
+            self._rows.append(rows)
+            self._hold(keys.nbytes + rows.nbytes)
+
+    def replace(self, keys: Keys, rows: NDArray[np.uint8]) -> None:
+        """These rows of the base are not in the new table."""
+        before = np.zeros_like(self.difference)
+        packing.add_puts(keys, packing.flat(rows), self._base.layout.width, before)
+        with self._lock:
+            self.difference -= before
+
+    def delete(self, keys: Keys) -> None:
+        step = max(1, self._most // self._base.layout.width)
+        for low in range(0, len(keys), step):
+            some = keys[low : low + step]
+            self.replace(some, self._base.find(some)[0])
+            with self._lock:
+                self._gone.append(some)
+                self._hold(some.nbytes)
+
+    def write(self) -> None:
+        """Writes what is held."""
+        layout, none = self._base.layout, np.empty(0, np.int64)
+        keys, gone = np.concatenate([none, *self._keys]), np.concatenate([none, *self._gone])
+        rows = np.concatenate([np.empty((0, layout.width), np.uint8), *self._rows])
+        written = slice_rows(keys, rows, gone, layout, self._store, self._prefix, number=len(self.runs))
+        self.runs += written.runs
+        self.interval += written.interval
+        self._keys, self._rows, self._gone, self._held = [], [], [], 0
+
+    def _hold(self, count: int) -> None:
+        self._held += count
+        if self._held >= self._most:
+            self.write()
+
+
+@dataclass(frozen=True, slots=True)
+class _NewSide:
+    """The new table in batches, and which of some keys (int64[n], in the order of a run) it has (bool[n])."""
+
+    batches: Batches
+    has: Callable[[Keys], NDArray[np.bool_]]
+
+
+@contextmanager
+def _new_side(source: RowSource, base: Layers, store: ObjectStore, prefix: str, budget: int) -> Iterator[_NewSide]:
+    layout = base.layout
+    by_number, step = source.keys(0, 0) is None, rows_at_once(layout, budget)
+    if by_number or source.rows <= step:
+        seen: list[Ordered] = []
+
+        def has(keys: Keys) -> NDArray[np.bool_]:
+            if by_number:
+                return (keys >= 0) & (keys < source.rows)
+            positions = np.full(len(keys), -1, np.int64)
+            locate(seen[0].keys, seen[0].offsets, keys, positions)
+            return positions >= 0
+
+        def batches() -> Batches:
+            with closing(stretches(source, 0, source.rows, step, held=THREADS + 1)) as parts:
+                for low, values in parts:
+                    asked = ordered(row_keys(source, low, low + len(values)), layout.buckets, name=f"table {layout.table}")
+                    seen[:] = [asked]
+                    yield asked, encoding.of_values(layout, asked, values)
+
+        with closing(batches()) as found:
+            yield _NewSide(found, has)
+        return
+    sliced = slice_table(source, layout, store, f"{prefix}/staged", budget=budget)
+    try:
+        with Layers.open(store, layout, [sliced.runs]) as staged, closing(_blocks(staged, budget // THREADS)) as blocks:
+            yield _NewSide(blocks, lambda keys: staged.resolve(ordered(keys, layout.buckets, name=layout.table))[0] >= 0)
+    finally:
+        for run in sliced.runs:
+            store.delete(run.path)
+
+
+def _blocks(staged: Layers, budget: int) -> Batches:
+    for keys, rows in staged.merged(budget=budget):
+        asked = ordered(keys, staged.layout.buckets, name=f"table {staged.layout.table}")
+        yield asked, encoding.of_encoded(staged.layout, asked, rows)
+
+
+def _compare_batch(base: Layers, asked: Ordered, rows: EncodedRows, changes: _Changes) -> int:
+    """How many of the keys the base has, too."""
+    which, positions = base.resolve(asked)
+    width = base.layout.width
+    step = max(1, STRETCH // width)
+    new, old = np.empty(step * width, np.uint8), np.empty(step * width, np.uint8)
+    for low in range(0, len(asked.keys), step):
+        high = min(low + step, len(asked.keys))
+        rows.encode(low, high, new)
+        there = base.rows_of(which[low:high], positions[low:high], old)
+        differing = packing.differing(new, there, high - low, width)
+        picked = differing[which[low:high][differing] >= 0]
+        born = np.flatnonzero(which[low:high] < 0)
+        changed = np.union1d(picked, born)
+        if len(changed):
+            changes.put(asked.keys[low:high][changed], _picked(new, changed, width))
+        if len(picked):
+            changes.replace(asked.keys[low:high][picked], _picked(there, picked, width))
+    return int(np.count_nonzero(which >= 0))
+
+
+def _picked(rows: NDArray[np.uint8], picked: Keys, width: int) -> NDArray[np.uint8]:
+    found = np.empty((len(picked), width), np.uint8)
+    packing.gather(rows, picked, width, packing.flat(found))
+    return found
