@@ -13,7 +13,9 @@ from ..core.manifest import Manifest
 from ..core.refs import Refs
 from ..core.times import format_time
 
-stdout = Console(highlight=False)
+WIDE = 200
+"""Columns of a table that goes into a file or a pipe."""
+stdout = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
 stderr = Console(stderr=True, highlight=False)
 
 
@@ -24,7 +26,9 @@ def print_json(document: object) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> None:
-    table = Table(*columns, title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*("" if cell is None else str(cell) for cell in row))
     stdout.print(table)

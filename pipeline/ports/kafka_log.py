@@ -23,6 +23,7 @@ from ..core.ids import Offset, Partition
 from ..core.times import WallTime
 from .backlog import DEFAULT_BYTES, Backlog, QueuedAppend
 from .kafka_topic import (
+    RECONNECT_MS,
     RECORD_OVERHEAD,
     REQUEST_TIMEOUT_MS,
     Topic,
@@ -119,7 +120,7 @@ class KafkaLog:
     def poll(
         self, wanted: Mapping[Partition, Offset], *, timeout_s: float, max_bytes: int = 8 << 20
     ) -> Mapping[Partition, Sequence[LogEntry]]:
-        """One caller at a time. `Unreachable` when there is nothing and no broker answers either."""
+        """One caller at a time. `Unreachable` when no broker answers; that may take the client's request timeout longer."""
         deadline = time.monotonic() + timeout_s
         for partition in wanted:
             checked_partition(self, partition)
@@ -271,7 +272,7 @@ class KafkaLog:
                         request_timeout_ms=REQUEST_TIMEOUT_MS,
                         bootstrap_timeout_ms=REQUEST_TIMEOUT_MS,
                         max_block_ms=REQUEST_TIMEOUT_MS,
-                        reconnect_backoff_max_ms=1000,
+                        reconnect_backoff_max_ms=RECONNECT_MS,
                         allow_auto_create_topics=False,
                         metrics_enabled=False,
                     )
@@ -293,7 +294,7 @@ class KafkaLog:
                         max_partition_fetch_bytes=max(BATCH_BYTES, self._topic.max_message_bytes),
                         request_timeout_ms=REQUEST_TIMEOUT_MS,
                         bootstrap_timeout_ms=REQUEST_TIMEOUT_MS,
-                        reconnect_backoff_max_ms=1000,
+                        reconnect_backoff_max_ms=RECONNECT_MS,
                         allow_auto_create_topics=False,
                         metrics_enabled=False,
                     )

@@ -19,7 +19,10 @@ from .log_checks import LogSettings
 
 RECORD_OVERHEAD = 256
 """Bytes of `max.message.bytes` that are kept free for the batch and record headers."""
-REQUEST_TIMEOUT_MS = 10_000
+REQUEST_TIMEOUT_MS = 5_000
+"""How long one request may take; what a hanging broker can add to any call."""
+RECONNECT_MS = 500
+"""The longest pause between attempts to connect, so that a broker that is back is found at once."""
 _REQUIRED = {
     "cleanup.policy": "delete",
     "message.timestamp.type": "LogAppendTime",
@@ -99,7 +102,7 @@ def translated(subject: str) -> Iterator[None]:
     except kafka_errors.KafkaConfigurationError as error:
         raise InvalidInput(f"{subject}: {error}") from error
     except (kafka_errors.KafkaError, OSError) as error:
-        raise Unreachable(f"{subject} does not answer: {type(error).__name__} {error}".rstrip()) from error
+        raise Unreachable(f"{subject} does not answer: {error}") from error
 
 
 def open_admin(servers: str, options: Mapping[str, str]) -> KafkaAdminClient:
@@ -109,6 +112,7 @@ def open_admin(servers: str, options: Mapping[str, str]) -> KafkaAdminClient:
             bootstrap_servers=servers.split(","),
             bootstrap_timeout_ms=REQUEST_TIMEOUT_MS,
             request_timeout_ms=REQUEST_TIMEOUT_MS,
+            reconnect_backoff_max_ms=RECONNECT_MS,
             **connection_options(options),
         )
 
