@@ -45,7 +45,7 @@ class Delivery:
     """Open it with `with`. Publishing and the realtime tier may be used side by side, from any thread."""
 
     def __init__(self, environment: Environment, updates: Updates, closing: ExitStack) -> None:
-        self._environment, self._updates, self._closing = environment, updates, closing
+        self._environment, self._updates, self._closing, self._closed = environment, updates, closing, False
 
     @classmethod
     def open(
@@ -58,9 +58,9 @@ class Delivery:
         rows_of: RowsOf | None = None,
         clock: Callable[[], WallTime] = system_clock,
     ) -> Delivery:
-        """The model of the config (a file, or $PENSTOCK_CONFIG), born if it is new. `resume`: the sidecar of the checkpoint that the
-        trainer was loaded from, the path of either, or FRESH. `rows_of` gives the trainer's rows (see `Updates.undo`), where
-        `on_restart` is "undo". `NotResumable` names the state to load instead; `Superseded` befalls the one before."""
+        """The model of the config (a file, or $PENSTOCK_CONFIG), born if it is new. `resume`: the sidecar of the checkpoint that
+        the trainer was loaded from, the path of either, or FRESH. `rows_of` gives the trainer's rows (see `Updates.undo`), where
+        `on_restart` is "undo". `NotResumable` names the state to load instead. An incarnation that still runs is superseded."""
         checked_name(publisher, "publisher")
         settings = config if isinstance(config, Config) else load_config(config_path(None if config is None else Path(config)))
         name, realtime = settings.model_name(model), RealtimeSettings.of(settings.realtime)
@@ -80,13 +80,14 @@ class Delivery:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
-            if error is None:
+            if error is None and not self._closed:
                 self._updates.flush()
         finally:
             self.close()
 
     def close(self) -> None:
         """Without a flush: what is not acknowledged may be lost. Leaving the `with` block flushes before."""
+        self._closed = True
         self._closing.close()
 
     @property
@@ -108,8 +109,8 @@ class Delivery:
         why: str = "",
     ) -> Manifest:
         """Publishes the whole model: a checkpoint on disk, or per table int64[n] keys and float32[n, dim] rows, with the `dense`
-        tensors. A checkpoint without a sidecar, given or beside it, is marked now; `Refused` if rows were put since the last mark,
-        as nobody could say whether it has them. Arrays without one are what the trainer has now."""
+        tensors. A checkpoint without a sidecar, given or beside it, is marked now; `Refused` if rows were put since the last
+        mark, as nobody could say whether it has them. Arrays without one are what the trainer has now."""
         placed = self._placed(checkpoint, sidecar, trained_through)
         with self._source(checkpoint, dense) as source:
             return snapshot.publish_snapshot(self._environment, source, sidecar=placed, promote=promote, why=why)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +20,7 @@ from penstock.pipeline.core.times import EventTime, WallTime
 from penstock.pipeline.environment import Environment
 
 from .batches import chunks
-from .judgement import fenced, settled, standing
+from .judgement import check_terms, fenced, settled, standing
 from .outbox import Parcel
 from .settings import RealtimeSettings
 from .stream import Stream
@@ -126,20 +127,24 @@ class Driver:
     def judge(self, others: Mapping[PublisherId, Term]) -> None:
         """Returns if all that this publisher and the terms of `others` have had acknowledged counts; see `judgement`."""
         try:
-            settled(lambda: self._standing(others), pause=self._closing.wait, patience_s=self.settings.flush_timeout_s)
+            settled(self._standing, pause=self._closing.wait, patience_s=self.settings.flush_timeout_s)
         except Fenced as error:
             raise self._fenced(error) from None
         except Superseded as error:
             self._fail(error)
             raise
+        check_terms(self.environment.catalog, others)
 
-    def _standing(self, others: Mapping[PublisherId, Term]) -> Claim | None:
-        """Under `line`, so that no new term of its own is half taken when the store is asked for the newest."""
+    def _standing(self) -> Claim | None:
+        """Asked under `line` only where a new term of its own may be half taken: else sending never waits for the store."""
+        catalog, sender = self.environment.catalog, self.stream.sender
+        if not self.stream.renewing:
+            with suppress(Superseded):
+                return standing(catalog, sender.timeline, {sender.publisher: sender.term})
         with self.stream.line:
             if self.stream.renewing:
                 self.stream.step(now=self.now())
-            sender = self.stream.sender
-            return standing(self.environment.catalog, sender.timeline, {**others, sender.publisher: sender.term})
+            return standing(catalog, sender.timeline, {sender.publisher: sender.term})
 
     def hold(self) -> None:
         """Lets every put wait, and returns once all before is acknowledged."""
@@ -260,6 +265,6 @@ class Driver:
             return
         self._checked_at = now
         try:
-            self._standing({})
+            self._standing()
         except Fenced as error:
             self._fenced(error)

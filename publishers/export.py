@@ -6,7 +6,6 @@ with the sidecar of its state: a publisher that resumes from that goes on right 
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,8 +14,6 @@ from typing import IO, Literal
 
 import msgspec
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from penstock.pipeline.config import TableConfig
@@ -28,6 +25,7 @@ from penstock.pipeline.core.manifest import Manifest
 from penstock.pipeline.core.times import format_time
 from penstock.pipeline.environment import Environment
 from penstock.slicer.dense import read_dense
+from penstock.slicer.export import replaced, write_parquet
 from penstock.slicer.layers import Layers
 from penstock.slicer.run_layout import TableLayout
 
@@ -46,18 +44,9 @@ def opened_table(env: Environment, version: Manifest, table: str) -> Iterator[La
 
 
 def export_table(env: Environment, version: Manifest, table: str, output: Path) -> int:
-    """Writes columns `key` int64 and `row` fixed_size_list<float>[dim] as parquet, in the order of the buckets; returns the rows."""
-    dim, decode = env.schema.table(table).dim, codec(env.schema.table(table).codec).decode
-    rows_type = pa.list_(pa.field("element", pa.float32(), nullable=False), dim)
-    schema = pa.schema([pa.field("key", pa.int64(), nullable=False), pa.field("row", rows_type, nullable=False)])
-    count = 0
-    with opened_table(env, version, table) as layers, replaced(output) as file, pq.ParquetWriter(file, schema) as writer:
-        for keys, rows in layers.merged():
-            values = pa.array(np.ascontiguousarray(decode(rows, dim)).reshape(-1))
-            lists = pa.FixedSizeListArray.from_arrays(values, type=rows_type)
-            writer.write_batch(pa.record_batch([pa.array(keys), lists], schema=schema))
-            count += len(keys)
-    return count
+    """Writes columns `key` int64 and `row` fixed_size_list<float>[dim] as parquet, by bucket; returns the rows."""
+    with opened_table(env, version, table) as layers:
+        return write_parquet(output, layers.layout, layers.merged())
 
 
 def export_checkpoint(env: Environment, version: Manifest, output: Path, file_format: Format, *, step: int = 0) -> dict[str, int]:
@@ -143,18 +132,3 @@ def _write_safetensors(arrays: dict[str, NDArray[np.generic]], file: IO[bytes]) 
     file.write(len(text).to_bytes(8, "little") + text)
     for _, array in ordered:
         file.write(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
-
-
-@contextmanager
-def replaced(path: Path) -> Iterator[IO[bytes]]:
-    """A file that appears under its name only when it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -34,12 +34,17 @@ def standing(catalog: Catalog, timeline: Timeline, terms: Mapping[PublisherId, T
     if refs.timeline != timeline:
         raise Fenced(f"model {catalog.model} was rolled back: it is on timeline {refs.timeline}, not {timeline} any more")
     claim = open_claim(catalog, refs)
+    check_terms(catalog, terms)
+    return claim
+
+
+def check_terms(catalog: Catalog, terms: Mapping[PublisherId, Term]) -> None:
+    """`Superseded` unless each of these is the newest term of its publisher."""
     for publisher, term in terms.items():
         newest = publisher_term(catalog, publisher)
         if newest is None or newest.term != term:
             found = "none" if newest is None else str(newest.term)
             raise Superseded(f"publisher {publisher} has term {found}, not {term} any more")
-    return claim
 
 
 def judge(

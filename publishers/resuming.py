@@ -48,9 +48,7 @@ def resume(environment: Environment, publisher: PublisherId, state: State | None
     before = publisher_term(catalog, publisher)
     if state is None and before is not None and not _unborn(environment, before):
         newest = newest_origin(catalog, catalog.refs(), catalog.history())
-        raise NotResumable(
-            f"publisher {publisher} has published before (term {before.term}); load state {newest} and resume from it"
-        )
+        raise NotResumable(f"publisher {publisher} has published before (term {before.term}); load state {newest} instead")
     for _ in range(ATTEMPTS):
         refs = catalog.refs()
         start = origin(catalog, refs, catalog.history(refs), BIRTH if state is None else state)

@@ -41,7 +41,6 @@ class Sent:
     parcel: Parcel | None
     kind: RecordKind
     through: EventTime
-    acknowledged: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -127,31 +126,31 @@ class Sender:
         return sent
 
     def settle(self) -> None:
-        """Lets go of what is acknowledged by now; a record that failed makes the sender `broken`."""
+        """Lets go of what is acknowledged by now; a record that failed makes the sender `broken`. Partitions acknowledge in
+        order, so it looks no further than the first record that is under way: it costs what it lets go of."""
         for p, kept in enumerate(self._kept):
-            for sent in kept:
-                if not sent.acknowledged and sent.pending.done():
-                    self._take(Partition(p), sent, 0.0)
-            while kept and kept[0].acknowledged:
-                self.nbytes -= kept.popleft().nbytes
+            while kept and kept[0].pending.done():
+                try:
+                    offset = kept[0].pending.result(0.0)
+                except PenstockError as error:
+                    self.broken = self.broken or error
+                    break
+                self._acknowledged(Partition(p), kept.popleft(), offset)
 
     def wait(self, timeout_s: float) -> None:
-        """Waits for the oldest record that is under way, then settles. A record that is not acknowledged in time has failed."""
-        for p, kept in enumerate(self._kept):
-            if kept and not kept[0].acknowledged:
-                self._take(Partition(p), kept[0], timeout_s)
-                break
-        self.settle()
+        """Waits for the oldest record of a partition, then settles. A record that is not acknowledged in time has failed."""
+        oldest = next((kept[0] for kept in self._kept if kept), None)
+        if oldest is not None:
+            try:
+                oldest.pending.result(timeout_s)
+            except PenstockError as error:
+                self.broken = self.broken or error
+            else:
+                self.settle()
 
-    def _take(self, partition: Partition, sent: Sent, timeout_s: float) -> None:
-        try:
-            self._acknowledge(partition, sent, sent.pending.result(timeout_s))
-        except PenstockError as error:
-            self.broken = self.broken or error
-
-    def _acknowledge(self, partition: Partition, sent: Sent, offset: Offset) -> None:
-        sent.acknowledged = True
-        self.ends[partition] = max(self.ends[partition], Offset(offset + 1))
+    def _acknowledged(self, partition: Partition, sent: Sent, offset: Offset) -> None:
+        self.nbytes -= sent.nbytes
+        self.ends[partition] = Offset(offset + 1)
         self.records += 1
         if sent.parcel is not None:
             self.rows += len(sent.parcel.keys)

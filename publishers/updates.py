@@ -12,13 +12,12 @@ from numpy.typing import ArrayLike, NDArray
 from penstock.pipeline.core.checkpoint import Sidecar
 from penstock.pipeline.core.ids import Positions, PublisherId, State, Term, Timeline
 from penstock.pipeline.core.manifest import DenseInfo
-from penstock.pipeline.core.schema import TableSchema
 from penstock.pipeline.core.times import NEVER, EventTime, event_time
 from penstock.pipeline.environment import Environment
 from penstock.slicer.dense import write_dense
 
 from .batches import checked_keys, checked_rows, delete_batch, put_batch
-from .births import born_table
+from .births import schema_at_birth
 from .checkpointing import Checkpointing
 from .driving import Driver
 from .marking import Receipt
@@ -108,13 +107,17 @@ class Updates:
 
     def put(self, table: str, keys: ArrayLike, rows: ArrayLike, *, trained_through: Moment | None = None) -> None:
         """Rows of `table` as they are from now on: int64[n], float32[n, dim], copied; of a key given twice the last counts.
-        `Refused`: a row that the table cannot hold; `InvalidInput`; `Unreachable` when the log has not kept up for
-        `flush_timeout`. A table that the config declares is born with its first rows."""
+        A table that the config declares is born with its first rows. `Refused`: a row that the table cannot hold, and
+        `InvalidInput`: nothing has changed then. `Unreachable` when the log has not kept up for `flush_timeout`: some of the
+        rows may have been taken; they may be put again."""
         self._driver.check()
         checked = checked_keys(table, keys)
         values = checked_rows(table, checked, rows)
-        batch = put_batch(table, self._table(table, dim=values.shape[1]), checked, values, NEVER)
+        schema = self._stream.schema.tables.get(table) or schema_at_birth(self._environment, table, dim=values.shape[1])
+        batch = put_batch(table, schema, checked, values, NEVER)
         self.advance(trained_through)
+        if table not in self._stream.schema.tables:
+            self._stream.adopt_schema(self._environment.catalog.add_tables({table: schema}))
         if len(checked):
             self._driver.accept(batch)
 
@@ -122,7 +125,7 @@ class Updates:
         """These keys are gone from now on, on every tier. Errors as `put`; `NotFound` for a table without any row yet."""
         self._driver.check()
         checked = checked_keys(table, keys)
-        self._known(table)
+        self._check_known(table)
         self.advance(trained_through)
         if len(checked):
             self._driver.accept(delete_batch(table, checked, NEVER))
@@ -130,7 +133,7 @@ class Updates:
     def touch(self, table: str, keys: ArrayLike) -> None:
         """These keys changed, but only the next delta carries their rows."""
         self._driver.check()
-        self._known(table)
+        self._check_known(table)
         self._driver.keep_back(table, checked_keys(table, keys))
 
     def advance(self, trained_through: Moment | None) -> None:
@@ -195,13 +198,8 @@ class Updates:
 
     # ---- inside ----------------------------------------------------------------------------------------------------------
 
-    def _table(self, name: str, *, dim: int) -> TableSchema:
-        if name not in self._stream.schema.tables:
-            self._stream.adopt_schema(born_table(self._environment, name, dim=dim))
-        return self._stream.schema.table(name)
-
-    def _known(self, name: str) -> TableSchema:
-        """A table that exists; `NotFound` lists those that do."""
+    def _check_known(self, name: str) -> None:
+        """`NotFound` unless the table exists; it lists those that do."""
         if name not in self._stream.schema.tables:
             self._stream.adopt_schema(self._environment.catalog.reload_schema())
-        return self._stream.schema.table(name)
+        self._stream.schema.table(name)

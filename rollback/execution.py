@@ -5,30 +5,23 @@ A run that died is finished by `resume`, or given up by `abandon`; both exclude 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import msgspec
 
 from penstock.pipeline.catalog import keys, leases
 from penstock.pipeline.catalog.checkpoints import open_checkpoint
 from penstock.pipeline.catalog.replay import replay
-from penstock.pipeline.core.coordination import Claim, Presence
-from penstock.pipeline.core.documents import DigestVector
+from penstock.pipeline.core.coordination import Claim
 from penstock.pipeline.core.errors import CommitConflict, NotFound, OutcomeUnknown, Refused
-from penstock.pipeline.core.history import History
 from penstock.pipeline.core.ids import Offset, Partition, Position, Positions, PublisherId, Term, Version
-from penstock.pipeline.core.manifest import Manifest, Rollback, TableChange
+from penstock.pipeline.core.manifest import Manifest, Rollback
 from penstock.pipeline.core.records import Record, RecordKind, encode_record
 from penstock.pipeline.core.refs import Refs
 from penstock.pipeline.environment import Environment
-from penstock.slicer.fold import Written
-from penstock.slicer.run_layout import TableLayout
-from penstock.slicer.slicing import slice_rows
 
-from .gathering import Located, locate
+from .gathering import ends_of, find_cuts
 from .plan import RollbackPlan, claim_of, moving_refs
 from .target import named_history
-from .undo import Undo, compute_undo
+from .undo import recover
 
 ATTEMPTS = 16
 """How often a rollback is computed anew when the refs move under it, or a fence is sent anew when its outcome is unknown."""
@@ -63,7 +56,10 @@ def abandon(env: Environment, *, why: str) -> Claim:
 
 def finish(env: Environment, claim: Claim) -> Manifest:
     """Fences, computes, commits; returns the version that did, be it of this run or of another."""
-    fences = [_fence(env, claim, Partition(p)) for p in range(env.schema.partitions)]
+    schema = env.catalog.reload_schema()
+    if (decided := _decided(env, claim, env.catalog.refs())) is not None:
+        return decided
+    fences = [_fence(env, claim, Partition(p)) for p in range(schema.partitions)]
     for _ in range(ATTEMPTS):
         refs = env.catalog.refs()
         if (decided := _decided(env, claim, refs)) is not None:
@@ -84,15 +80,22 @@ def _open_claim(env: Environment) -> Claim:
 
 def _decided(env: Environment, claim: Claim, refs: Refs) -> Manifest | None:
     if claim.timeline in refs.abandoned:
-        raise Refused(f"the rollback to timeline {claim.timeline} was abandoned", hint="plan it anew")
+        raise _given_up(claim)
     if refs.timeline < claim.timeline:
         return None
-    return next(m for m in env.catalog.history(refs).trunk if m.timeline == claim.timeline and m.rollback is not None)
+    for manifest in env.catalog.history(refs).rollbacks():
+        if manifest.timeline == claim.timeline:
+            return manifest
+    raise NotFound(f"the rollback to timeline {claim.timeline} was committed, and retention has removed its version since")
+
+
+def _given_up(claim: Claim) -> Refused:
+    return Refused(f"the rollback to timeline {claim.timeline} was abandoned", hint="plan it anew")
 
 
 def _fence(env: Environment, claim: Claim, partition: Partition) -> Offset:
     """The first fence of the claim's timeline in a partition counts, whoever wrote it; one is written where there is none."""
-    start = claim.cuts[partition]
+    start = max(claim.cuts[partition], env.log.begin(partition))
     payload = encode_record(
         Record(kind=RecordKind.FENCE, timeline=claim.timeline, partition=partition, written_at=env.clock()), env.schema.raw_id
     )
@@ -109,21 +112,18 @@ def _fence(env: Environment, claim: Claim, partition: Partition) -> Offset:
     raise OutcomeUnknown(f"the fence of timeline {claim.timeline} in partition {partition} was not acknowledged {ATTEMPTS} times")
 
 
-def _located(env: Environment, claim: Claim, history: History, fences: list[Offset]) -> Located:
-    """The claim's target, with cuts up to the fences; the base is the claim's."""
-    named = named_history(history, claim.of)
-    ends = fences if named is history else None
-    found = locate(env, history, claim.target, claim.of, ends=ends)
-    return Located(found.history, history.version(claim.base), found.cuts)
-
-
 def _commit(env: Environment, claim: Claim, refs: Refs, fences: list[Offset]) -> Manifest:
     history = env.catalog.history(refs)
-    located = _located(env, claim, history, fences)
-    cuts = [fence if cut is None else Offset(min(cut, fence)) for cut, fence in zip(located.cuts, fences, strict=True)]
-    undo = compute_undo(env, history, located.history, located.base, tables=claim.tables, cuts=cuts, fences=fences)
+    named = history if claim.target.kind == "version" else named_history(history, claim.of)
+    base = history.version(claim.base)
+    found = find_cuts(env, named, claim.target, fences if named is history else ends_of(env, history, claim.of))
+    cuts = [fence if cut is None else Offset(min(cut, fence)) for cut, fence in zip(found, fences, strict=True)]
+    promote = moving_refs(refs, history, base)
     actor = env.actor(claim.why)
     upload = leases.open_upload(env.catalog, purpose=f"rollback to timeline {claim.timeline}", actor=actor)
+    recovery = recover(
+        env, history, named, base, tables=claim.tables, cuts=cuts, fences=fences, folder=keys.data(env.catalog.model, upload.id)
+    )
     state = open_checkpoint(env.catalog, timeline=claim.timeline, publishers={}, now=actor.now).state
     draft = Manifest(
         model=env.catalog.model,
@@ -131,58 +131,28 @@ def _commit(env: Environment, claim: Claim, refs: Refs, fences: list[Offset]) ->
         kind="rollback",
         state=state,
         previous=refs.trunk,
-        base=located.base.version,
+        base=base.version,
         positions=Positions(env.log.identity, tuple(Position(Offset(fence + 1), {}) for fence in fences)),
-        trained_through=undo.trained_through,
+        trained_through=recovery.trained_through,
         created_at=actor.now,
         publisher=PublisherId(""),
         term=Term(0),
         upload=upload.id,
-        changes=_written(env, upload.id, "fold", undo.changes),
-        digests=undo.digests,
-        dense=undo.dense,
+        changes=recovery.changes,
+        digests=recovery.digests,
+        dense=recovery.dense,
         source="undo",
-        rollback=_facts(env, claim, cuts, fences, undo, upload.id),
-    )
+        rollback=Rollback(
+            target=claim.target, tables=claim.tables, cut=tuple(cuts), fence=tuple(fences), undo=recovery.undo,
+            lost_rows=recovery.lost_rows,
+        ),
+    )  # fmt: skip
 
     def guard(now: Refs) -> None:
         if claim.timeline in now.abandoned:
-            raise Refused(f"the rollback to timeline {claim.timeline} was abandoned", hint="plan it anew")
+            raise _given_up(claim)
         leases.check_upload(env.catalog, upload.id)
+        if moving_refs(now, history, base) != promote:
+            raise CommitConflict("a ref was moved meanwhile")
 
-    return env.catalog.commit(draft, promote=moving_refs(refs, history, located.base), guard=guard, actor=actor)
-
-
-def _facts(env: Environment, claim: Claim, cuts: list[Offset], fences: list[Offset], undo: Undo, upload: str) -> Rollback:
-    return Rollback(
-        target=claim.target, tables=claim.tables, cut=tuple(cuts), fence=tuple(fences),
-        undo=_written(env, upload, "undo", undo.undo), lost_rows=undo.lost_rows,
-    )  # fmt: skip
-
-
-def _written(env: Environment, upload: str, part: str, tables: dict[str, Written]) -> dict[str, TableChange]:
-    schema, found = env.schema, {}
-    for name, written in sorted(tables.items()):
-        prefix = f"{keys.data(env.catalog.model, upload)}/{part}"
-        layout = TableLayout.of(schema, name)
-        sliced = slice_rows(written.keys, written.rows, written.tombstones, layout, env.catalog.store, prefix)
-        found[name] = TableChange(runs=sliced.runs, interval=DigestVector.of(sliced.interval))
-    return found
-
-
-@dataclass(frozen=True, slots=True)
-class Confirmation:
-    """Who of the replicas with a live lease has reported the rollback's version: with which digest, and who is missing."""
-
-    confirmed: dict[str, str]
-    missing: tuple[str, ...]
-
-    @property
-    def complete(self) -> bool:
-        return not self.missing
-
-
-def confirmation(manifest: Manifest, presences: list[Presence]) -> Confirmation:
-    """A rollback is complete when every live replica has confirmed it, or its lease has ended."""
-    done = {p.replica: p.digest for p in presences if p.version >= manifest.version}
-    return Confirmation(done, tuple(sorted(p.replica for p in presences if p.replica not in done)))
+    return env.catalog.commit(draft, promote=promote, guard=guard, actor=actor)

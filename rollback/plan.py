@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 from penstock.pipeline.core.coordination import Claim, Presence
 from penstock.pipeline.core.documents import Document
-from penstock.pipeline.core.history import Entry, History
-from penstock.pipeline.core.ids import Marker, Offset, Partition, State, Timeline, Version
+from penstock.pipeline.core.history import History
+from penstock.pipeline.core.ids import Offset, State, Timeline, Version
 from penstock.pipeline.core.manifest import Manifest, Target
-from penstock.pipeline.core.records import RecordKind
+from penstock.pipeline.core.records import Record, RecordKind
 from penstock.pipeline.core.refs import Refs
 from penstock.pipeline.core.times import WallTime, format_time
 
@@ -75,19 +75,16 @@ class RollbackPlan(Document, frozen=True, kw_only=True):
 
 @dataclass(slots=True)
 class LossCount:
-    """Counts what lies behind the cuts, entry by entry."""
+    """Counts what lies behind the cuts; `covers` are the tables that go back, None all."""
 
     covers: frozenset[str] | None
     _rows: dict[tuple[str, str], list[int]] = field(default_factory=dict)
     dense: set[tuple[str, int, str]] = field(default_factory=set)
     learned_too: set[str] = field(default_factory=set)
 
-    def add(self, entries: Iterable[tuple[Partition, Entry]], timeline: Timeline) -> None:
-        for _, entry in entries:
-            record = entry.record
-            if record.timeline != timeline:
-                continue
-            if record.kind == RecordKind.DENSE:
+    def add(self, records: Iterable[Record]) -> None:
+        for record in records:
+            if record.kind == RecordKind.DENSE and self.covers is None:
                 self.dense.add((record.publisher, record.term, record.text))
             if record.kind != RecordKind.ROWS:
                 continue
@@ -149,9 +146,4 @@ def resumable_before(
         for state, offsets in states
         if state.timeline <= timeline and all(o <= c for o, c in zip(offsets, cuts, strict=True))
     ]
-    return max(found, key=lambda state: state.marker, default=None) if found else None
-
-
-def markers_after(base: State, last: Marker) -> range:
-    """The markers of the checkpoints that were taken since `base`."""
-    return range(base.marker + 1, last + 1)
+    return max(found, key=lambda state: state.marker, default=None)

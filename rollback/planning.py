@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from penstock.pipeline.catalog import leases
 from penstock.pipeline.catalog.checkpoints import last_marker, read_checkpoint
 from penstock.pipeline.core.checkpoint import Checkpoint
@@ -12,7 +14,7 @@ from penstock.pipeline.core.manifest import Target
 from penstock.pipeline.core.times import format_time
 from penstock.pipeline.environment import Environment
 
-from .gathering import Located, dead_entries, ends_of, locate
+from .gathering import Located, behind_cuts, ends_of, locate
 from .plan import LossCount, Lost, RollbackPlan, holders, moving_refs, resumable_before, taken_back
 from .target import to_state
 
@@ -22,39 +24,42 @@ def plan_rollback(
 ) -> RollbackPlan:
     """The forecast of a rollback of the whole model, or of `tables`, to a target on timeline `of` (by default the live one).
 
-    `InvalidInput` for a table or timeline that does not exist, `Refused` when nothing retained is old enough."""
+    `NotFound` for a table, version or state that does not exist, `InvalidInput` for a timeline that does not, `Refused` when
+    nothing that is retained is old enough, `CommitConflict` while another rollback is under way."""
+    schema = env.catalog.reload_schema()
     for table in tables or ():
-        env.schema.table(table)
+        schema.table(table)
     refs = env.catalog.refs()
     if (claim := leases.open_claim(env.catalog, refs)) is not None:
         raise CommitConflict(
-            f"{claim.who} has claimed timeline {claim.timeline} for a rollback {claim.target}",
+            f"{claim.who} has claimed timeline {claim.timeline} for a rollback to {claim.target}",
             hint="`penstock rollback --resume` finishes it, `penstock rollback --abandon` gives it up",
         )
     history = env.catalog.history(refs)
     located = locate(env, history, target, of)
-    ends = ends_of(env, history, located.history.newest.timeline)
+    ends = ends_of(env, history, refs.timeline)
     cuts = tuple(end if cut is None else Offset(min(cut, end)) for cut, end in zip(located.cuts, ends, strict=True))
-    live_ends = ends_of(env, history, refs.timeline)
     checkpoints = _checkpoints_since(env, located)
+    count = LossCount(None if tables is None else frozenset(tables))
+    count.add(behind.entry.record for behind in behind_cuts(env, history, located.base, cuts, ends) if behind.counts)
     return RollbackPlan(
         model=env.catalog.model,
         target=target,
         description=str(target),
         timeline=refs.next_timeline,
         parent=refs.timeline,
-        of=located.history.newest.timeline if of is None else of,
+        of=located.history.newest.timeline,
         base=located.base.version,
         base_state=str(located.base.state),
         base_trained_through=format_time(located.base.trained_through),
         cuts=cuts,
-        ends=tuple(live_ends),
+        ends=tuple(ends),
         tables=tables,
-        lost=(lost := _lost(env, history, located, cuts, live_ends, tables, checkpoints))[0],
+        lost=_lost(history, located, cuts, count, checkpoints),
         holders=holders(leases.presences(env.catalog, now=env.clock()), cuts),
         refs=moving_refs(refs, history, located.base),
         restart_from=_restart_from(located, cuts, checkpoints),
-        learned_too=lost[1],
+        learned_too=tuple(sorted(count.learned_too)),
     )
 
 
@@ -72,13 +77,14 @@ def newest_checkpoint(env: Environment) -> Target:
 
 
 def _checkpoints_since(env: Environment, located: Located) -> list[Checkpoint]:
+    """The finished checkpoints of the timeline that the target is on, or of those before it, from the base on."""
     found = []
     for number in range(located.base.state.marker, last_marker(env.catalog) + 1):
         try:
             found.append(read_checkpoint(env.catalog, Marker(number))[0])
         except NotFound:
             continue  # retention keeps what the live chain needs; older ones cannot be restarted from
-    return [checkpoint for checkpoint in found if checkpoint.status == "marked" and checkpoint.positions is not None]
+    return [c for c in found if c.status == "marked" and c.positions is not None]
 
 
 def _offsets(checkpoint: Checkpoint) -> tuple[Offset, ...]:
@@ -87,30 +93,23 @@ def _offsets(checkpoint: Checkpoint) -> tuple[Offset, ...]:
 
 
 def _lost(
-    env: Environment,
-    history: History,
-    located: Located,
-    cuts: tuple[Offset, ...],
-    ends: list[Offset],
-    tables: tuple[str, ...] | None,
-    checkpoints: list[Checkpoint],
-) -> tuple[Lost, tuple[str, ...]]:
-    count = LossCount(None if tables is None else frozenset(tables))
-    count.add(dead_entries(env, list(cuts), ends), env.catalog.refs().timeline)
+    history: History, located: Located, cuts: Sequence[Offset], count: LossCount, checkpoints: Sequence[Checkpoint]
+) -> Lost:
     beyond = [c for c in checkpoints if any(o > cut for o, cut in zip(_offsets(c), cuts, strict=True))]
-    lost = Lost(
+    # Of what lies before the cuts, only the versions up to the base have brought what the log did not.
+    since = [c for c in checkpoints if c not in beyond and c.state.marker > located.base.state.marker]
+    return Lost(
         rows=count.rows(),
         versions=tuple(m.version for m in taken_back(history, located.base)),
         checkpoints=tuple(str(c.state) for c in beyond),
         dense_updates=len(count.dense),
-        unsent=sum(touched.unsent for c in checkpoints if c not in beyond for touched in c.touched.values()),
+        unsent=sum(touched.unsent for c in since for touched in c.touched.values()),
     )
-    return lost, tuple(sorted(count.learned_too))
 
 
-def _restart_from(located: Located, cuts: tuple[Offset, ...], checkpoints: list[Checkpoint]) -> str | None:
+def _restart_from(located: Located, cuts: Sequence[Offset], checkpoints: Sequence[Checkpoint]) -> str | None:
     states: list[tuple[State, tuple[Offset, ...]]] = [(c.state, _offsets(c)) for c in checkpoints]
     base = located.base
     states.append((base.state, tuple(position.offset for position in base.positions.partitions)))
-    found = resumable_before(states, cuts, located.history.newest.timeline)
+    found = resumable_before(states, tuple(cuts), located.history.newest.timeline)
     return None if found is None else str(found)

@@ -55,12 +55,15 @@ def is_by_time(target: Target) -> bool:
     return target.kind in ("before_event", "before_append")
 
 
-def scan_floor(target: Target, lineage: Sequence[Manifest], max_event_skew_us: int) -> Manifest:
-    """The version from whose positions on a cut has to be looked for: nothing before them can reach the target. A trainer
-    never claims to have learned from more than the skew past its clock, and a marker is in the log before its version is made;
-    the margin is doubled for the clocks of two machines."""
+def scan_floor(target: Target, lineage: Sequence[Manifest], *, margin_us: int | None) -> Manifest:
+    """The version from whose positions on a cut has to be looked for.
+
+    By event time that is the newest that has not learned of the target. By append time, and where publishers reserve event
+    time ahead, what precedes a version may lie beyond the target although the version does not say so; then it must have been
+    made `margin_us` before the target: by so much may clocks, watermarks and reservations be ahead."""
     for manifest in reversed(lineage):
-        if manifest.created_at < target.time - 2 * max_event_skew_us:
+        learned = target.kind == "before_event" and manifest.trained_through >= target.time
+        if not learned and (margin_us is None or manifest.created_at < target.time - margin_us):
             return manifest
     return lineage[0]
 
@@ -69,14 +72,21 @@ def choose_base(target: Target, lineage: Sequence[Manifest], cuts: Sequence[Offs
     """The newest version that a recovery to `target` can start from: it has learned from nothing at or after the target, and
     stands at or before every cut. `Refused` names the oldest when none is old enough."""
     for manifest in reversed(lineage):
-        clean = target.kind != "before_event" or manifest.trained_through < target.time
         positions = manifest.positions.partitions
-        if clean and all(cut is None or at.offset <= cut for at, cut in zip(positions, cuts, strict=True)):
+        if is_clean(target, manifest) and all(cut is None or at.offset <= cut for at, cut in zip(positions, cuts, strict=True)):
             return manifest
-    oldest = lineage[0]
-    raise Refused(
-        f"no version retained lies {target}: the oldest, {oldest.version}, has learned from data up to "
-        f"{format_time(oldest.trained_through)}",
+    raise out_of_reach(target, lineage[0])
+
+
+def is_clean(target: Target, manifest: Manifest) -> bool:
+    """Whether the version claims to have learned from nothing at or after a target that is an event time."""
+    return target.kind != "before_event" or manifest.trained_through < target.time
+
+
+def out_of_reach(target: Target, oldest: Manifest) -> Refused:
+    return Refused(
+        f"no version that is retained is old enough to go back to {target}: the oldest, {oldest.version}, was made "
+        f"{format_time(oldest.created_at)} and has learned up to {format_time(oldest.trained_through)}",
         hint="a longer recovery.window keeps older ones",
     )
 

@@ -1,12 +1,16 @@
-"""What a rollback writes: the fold for newcomers, the undo for those who lived through what is taken back.
+"""What a rollback writes: the changes for newcomers, the undo for those who lived through what is taken back.
 
-Cost follows the touched keys: only they are read from the chain, and only they are written.
+Cost follows the touched keys: only they are read from the chains, and only they are written.
+
+Where only some tables go back, the others go on from the newest version and the log up to the fences: their rows that never
+went over the log stay. What deltas after the base wrote to them is written again, for those who pass over these deltas.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,92 +19,223 @@ from penstock.pipeline.core.documents import DigestVector
 from penstock.pipeline.core.hashing import add_puts
 from penstock.pipeline.core.history import History, table_layers
 from penstock.pipeline.core.ids import Offset
-from penstock.pipeline.core.manifest import DenseInfo, Manifest
+from penstock.pipeline.core.manifest import DenseInfo, Manifest, RunInfo, TableChange
 from penstock.pipeline.core.records import RecordKind
 from penstock.pipeline.core.times import EventTime
 from penstock.pipeline.environment import Environment
 from penstock.slicer.fold import Written
 from penstock.slicer.layers import Layers
 from penstock.slicer.run_layout import TableLayout
+from penstock.slicer.runs import Run
+from penstock.slicer.slicing import slice_rows
 
-from .gathering import changed_keys, dead_entries, fold
+from .gathering import Folded, behind_cuts, fold
 
 Keys = NDArray[np.int64]
+CHUNK_KEYS = 1 << 20
+"""Keys that are looked up and written at a time."""
+SHRINK_AT_KEYS = 1 << 23
 
 
 @dataclass(frozen=True, slots=True)
-class Undo:
-    """`changes` of newcomers relative to the base; `undo` of everybody else; `lost_rows` written behind the cuts; `digests` of
-    the state where those of the base are known."""
+class Recovery:
+    """`changes` of newcomers relative to the base; `undo` of everybody else; `lost_rows` counted behind the cuts; `digests` of
+    the state, where those of the base are known."""
 
-    changes: dict[str, Written]
-    undo: dict[str, Written]
+    changes: dict[str, TableChange]
+    undo: dict[str, TableChange]
     trained_through: EventTime
     dense: DenseInfo | None
     lost_rows: int
     digests: dict[str, DigestVector] | None
 
 
-def compute_undo(
+@dataclass(slots=True)
+class KeySet:
+    """Distinct keys of one table, from parts that overlap."""
+
+    _parts: list[Keys] = field(default_factory=list)
+    _added: int = 0
+
+    def add(self, keys: Keys) -> None:
+        self._parts.append(keys)
+        self._added += len(keys)
+        if self._added > SHRINK_AT_KEYS:
+            self.array()
+
+    def array(self) -> Keys:
+        """int64[n], sorted."""
+        self._parts = [np.unique(np.concatenate([np.empty(0, np.int64), *self._parts]))]
+        self._added = 0
+        return self._parts[0]
+
+
+@dataclass(frozen=True, slots=True)
+class TableAt:
+    """A table at a moment: the chain of a version, and what was written since."""
+
+    layers: Layers
+    written: Written | None
+
+    def rows(self, keys: Keys) -> Written:
+        """The rows of sorted distinct `keys`; those that it has none of as tombstones."""
+        rows, there = self.layers.find(keys)
+        if self.written is not None:
+            at, hit = _positions(self.written.keys, keys)
+            rows[hit], there[hit] = self.written.rows[at], True
+            there[_positions(self.written.tombstones, keys)[1]] = False
+        return Written(keys[there], rows[there], keys[~there])
+
+
+def recover(
     env: Environment,
     history: History,
     named: History,
     base: Manifest,
     *,
     tables: tuple[str, ...] | None,
-    cuts: list[Offset],
-    fences: list[Offset],
-) -> Undo:
-    """`named` is the history on which the target was found, `history` all of it. Of a table that is not in `tables` the log is
-    folded up to the fences, and only what later deltas wrote beside the log is set back to that."""
-    ends: dict[str | None, list[Offset]] = {None: cuts}
-    for table in env.schema.tables:
-        ends[table] = cuts if tables is None or table in tables else fences
-    folded = fold(env, named, base, ends)
-    touched, lost_rows = _touched(env, history, base, tables, cuts, fences)
+    cuts: Sequence[Offset],
+    fences: Sequence[Offset],
+    folder: str,
+) -> Recovery:
+    """Computes the state at the target and writes its runs below `folder`. `named` is the history on which the target was found,
+    `history` all of it."""
+    covered = frozenset(env.schema.tables if tables is None else tables)
+    back = fold(env, named, base, cuts, tables=covered)
+    on = back if tables is None else _others(env, history, fences, covered)
+    newest = base if tables is None else history.newest
+    undone, lost_rows = _undone(env, history, base, covered, cuts, fences)
+    changed = {name: _all_keys(written) for name, written in back.written.items()}
+    if tables is not None:
+        changed |= _differing(env, history, base, on, covered)
     with ExitStack() as opened:
-        layers = {name: opened.enter_context(chain_layers(env, history, base, name)) for name in {*touched, *folded.written}}
-        undo = {name: _at_target(layers[name], keys, folded.written.get(name)) for name, keys in touched.items()}
-        digests = _digests(env, history, base, folded.written, layers)
-    dense = folded.dense if folded.dense is not None else base.dense
-    return Undo(folded.written, undo, folded.trained_through, dense, lost_rows, digests)
+
+        def table_at(name: str) -> TableAt:
+            version, folded = (base, back) if name in covered else (newest, on)
+            return TableAt(opened.enter_context(chain_layers(env, history, version, name)), folded.written.get(name))
+
+        at = {name: table_at(name) for name in {*changed, *undone}}
+        digests = _known_digests(env, history, base)
+        changes = {}
+        for name, keys in sorted(changed.items()):
+            before = opened.enter_context(chain_layers(env, history, base, name))
+            difference = None if digests is None else _Difference(before, digests[name])
+            changes[name] = _write(env, name, f"{folder}/changes", keys.array(), at[name], difference)
+        undo = {name: _write(env, name, f"{folder}/undo", keys.array(), at[name]) for name, keys in sorted(undone.items())}
+    stated = None if digests is None else {name: DigestVector.of(found) for name, found in digests.items()}
+    through = EventTime(max(back.trained_through, on.trained_through))
+    return Recovery(changes, undo, through, on.dense or newest.dense, lost_rows, stated)
 
 
 def chain_layers(env: Environment, history: History, version: Manifest, table: str) -> AbstractContextManager[Layers]:
-    """The chain of one table of a version, for point reads."""
+    """The chain of one table of a version, for point reads and streams."""
     runs = table_layers(history.chain(version.version), table)
     return Layers.open(env.catalog.store, TableLayout.of(env.schema, table), runs)
 
 
-def _touched(
-    env: Environment, history: History, base: Manifest, tables: tuple[str, ...] | None, cuts: list[Offset], fences: list[Offset]
-) -> tuple[dict[str, Keys], int]:
-    """The keys to set back per table: those behind the cuts, and those of every later version, dead timelines included."""
-    found: dict[str, list[Keys]] = {}
+# ---- which keys ------------------------------------------------------------------------------------------------------
+
+
+def _others(env: Environment, history: History, fences: Sequence[Offset], covered: frozenset[str]) -> Folded:
+    return fold(env, history, history.newest, fences, tables=frozenset(env.schema.tables) - covered)
+
+
+def _differing(env: Environment, history: History, base: Manifest, on: Folded, covered: frozenset[str]) -> dict[str, KeySet]:
+    """Per table that stays, the keys in which it may differ from the base: of the versions that only one of both states is made
+    of, and of the log since."""
+    newest = history.newest
+    lineages = [{m.version for m in history.lineage(version)} for version in (base.version, newest.version)]
+    found = {name: _all_keys(written) for name, written in on.written.items()}
+    for manifest in history.trunk:
+        if manifest.version in lineages[0] ^ lineages[1]:
+            _add_changed(env, manifest.changes, found, frozenset(env.schema.tables) - covered)
+    return found
+
+
+def _undone(
+    env: Environment,
+    history: History,
+    base: Manifest,
+    covered: frozenset[str],
+    cuts: Sequence[Offset],
+    fences: Sequence[Offset],
+) -> tuple[dict[str, KeySet], int]:
+    """The keys to set back per table: those behind the cuts, and those of every later version, dead timelines included. And how
+    many rows behind the cuts counted."""
+    found: dict[str, KeySet] = {}
     lost_rows = 0
-    for _, entry in dead_entries(env, cuts, fences):
+    for entry, counts in ((behind.entry, behind.counts) for behind in behind_cuts(env, history, base, cuts, fences)):
         record = entry.record
-        if record.kind == RecordKind.ROWS and (tables is None or record.table in tables):
-            found.setdefault(record.table, []).append(np.array(record.keys))
-            lost_rows += len(record.keys)
+        if record.kind == RecordKind.ROWS and record.table in covered:
+            found.setdefault(record.table, KeySet()).add(np.array(record.keys))
+            lost_rows += len(record.keys) if counts else 0
+    every = frozenset(env.schema.tables)
     for manifest in history.after(base.version):
-        parts = [manifest.changes, *([manifest.rollback.undo] if manifest.rollback is not None else [])]
-        for part in parts:
-            for table, keys in changed_keys(env, part).items():
-                found.setdefault(table, []).extend(keys)
-    return {table: np.unique(np.concatenate(keys)) for table, keys in found.items()}, lost_rows
+        _add_changed(env, manifest.changes, found, every)
+        if manifest.rollback is not None:
+            _add_changed(env, manifest.rollback.undo, found, every)
+    return found, lost_rows
 
 
-def _at_target(layers: Layers, keys: Keys, folded: Written | None) -> Written:
-    """The rows of `keys` at the target: as folded, else as the chain has them, else gone."""
-    rows, there = layers.find(keys)
-    if folded is not None:
-        for some, data in ((folded.keys, folded.rows), (folded.tombstones, None)):
-            at, hit = _positions(some, keys)
-            there[hit] = data is not None
-            if data is not None:
-                rows[hit] = data[at]
-    return Written(keys[there], rows[there], keys[~there])
+def _add_changed(env: Environment, changes: dict[str, TableChange], found: dict[str, KeySet], tables: Iterable[str]) -> None:
+    """The keys that stand in these runs, rows and tombstones alike."""
+    for table in set(changes) & set(tables):
+        for info in changes[table].runs:
+            with Run.open(env.catalog.store, info, buckets=env.schema.buckets) as run:
+                for low in range(0, info.rows, CHUNK_KEYS):
+                    found.setdefault(table, KeySet()).add(np.array(run.keys_at(low, min(info.rows, low + CHUNK_KEYS))))
+
+
+def _all_keys(written: Written) -> KeySet:
+    found = KeySet()
+    found.add(written.keys)
+    found.add(written.tombstones)
+    return found
+
+
+# ---- their rows ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Difference:
+    """Exchanges in `digests` (uint64[buckets]) the rows of `before` for others of the same keys."""
+
+    before: Layers
+    digests: NDArray[np.uint64]
+
+    def exchange(self, after: Written) -> None:
+        keys = np.concatenate([after.keys, after.tombstones])
+        rows, there = self.before.find(keys)
+        removed = np.zeros_like(self.digests)
+        add_puts(removed, keys[there], rows[there])
+        np.subtract(self.digests, removed, out=self.digests)
+        add_puts(self.digests, after.keys, after.rows)
+
+
+def _write(
+    env: Environment, table: str, folder: str, keys: Keys, at: TableAt, difference: _Difference | None = None
+) -> TableChange:
+    layout, runs, interval = TableLayout.of(env.schema, table), list[RunInfo](), np.zeros(env.schema.buckets, np.uint64)
+    for number, low in enumerate(range(0, len(keys), CHUNK_KEYS)):
+        found = at.rows(keys[low : low + CHUNK_KEYS])
+        sliced = slice_rows(found.keys, found.rows, found.tombstones, layout, env.catalog.store, folder, number=number)
+        runs += sliced.runs
+        interval += sliced.interval
+        if difference is not None:
+            difference.exchange(found)
+    return TableChange(runs=tuple(runs), interval=DigestVector.of(interval))
+
+
+def _known_digests(env: Environment, history: History, base: Manifest) -> dict[str, NDArray[np.uint64]] | None:
+    """The table digests of the base's state, where it, or one beside the chain, states them."""
+    buckets = env.schema.buckets
+    beside = history.bases.get(base.state)
+    known = base.state_digests(buckets)
+    if known is None and beside is not None:
+        known = beside.state_digests(buckets)
+    if known is None:
+        return None
+    return {name: known.get(name, np.zeros(buckets, np.uint64)) for name in env.schema.tables}
 
 
 def _positions(sorted_keys: Keys, wanted: Keys) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
@@ -110,29 +245,3 @@ def _positions(sorted_keys: Keys, wanted: Keys) -> tuple[NDArray[np.intp], NDArr
     at = np.minimum(np.searchsorted(sorted_keys, wanted), len(sorted_keys) - 1)
     hit = sorted_keys[at] == wanted
     return at[hit], hit
-
-
-def _digests(
-    env: Environment, history: History, base: Manifest, folded: dict[str, Written], layers: dict[str, Layers]
-) -> dict[str, DigestVector] | None:
-    """The base's table digests with the folded keys exchanged, where the base, or one beside the chain, states them."""
-    buckets = env.schema.buckets
-    known = base.state_digests(buckets)
-    if known is None and base.state in history.bases:
-        known = history.bases[base.state].state_digests(buckets)
-    if known is None:
-        return None
-    for table in env.schema.tables:
-        digests = known.setdefault(table, np.zeros(buckets, np.uint64))
-        if table in folded:
-            digests += _difference(folded[table], layers[table], buckets)
-    return {table: DigestVector.of(digests) for table, digests in known.items()}
-
-
-def _difference(written: Written, layers: Layers, buckets: int) -> NDArray[np.uint64]:
-    added, removed = np.zeros(buckets, np.uint64), np.zeros(buckets, np.uint64)
-    add_puts(added, written.keys, written.rows)
-    keys = np.concatenate([written.keys, written.tombstones])
-    rows, there = layers.find(keys)
-    add_puts(removed, keys[there], rows[there])
-    return added - removed

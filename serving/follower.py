@@ -153,7 +153,7 @@ class Follower:
             state.counters.dead += 1
             return 0
         puts, rows, tombstones = self._held(state, record)
-        table.apply(state.partition, puts, rows, tombstones)
+        table.apply(state.partition, puts, rows.reshape(len(puts), table.width), tombstones)
         return len(puts) + len(tombstones)
 
     def _check(self, state: PartitionState, entry: Entry, width: int) -> None:

@@ -32,7 +32,7 @@ from .memory import frozen, zeroed
 Words = NDArray[np.int64]
 EMPTY, DELETED, ABSENT = 0, -1, -2
 HEADER = 16
-_LOW, _SCALE, _CAPACITY, _USED, _DEAD = 0, 1, 2, 8, 9
+_LOW, _SCALE, CAPACITY, _USED, _DEAD = 0, 1, 2, 8, 9
 _U64 = np.uint64
 _AHEAD = 32
 NO_INDEX: Words = np.empty(0, np.int64)
@@ -47,7 +47,7 @@ SMALLEST, MOVED_PER_KEY, MOVED_AT_LEAST = 16, 32, 4096
 def home(entries, mixed):
     """Where the search for a mixed key begins; a key outside the buckets held begins, in vain, at the last place."""
     place = np.int64(mulhigh(mixed - _U64(entries[_LOW]), _U64(entries[_SCALE])))
-    last = entries[_CAPACITY] - 1
+    last = entries[CAPACITY] - 1
     return HEADER + 2 * min(place, last)
 
 
@@ -101,13 +101,11 @@ def _move(entries, shadow, start, stop):
 @njit(nogil=True, cache=True)
 def _find(entries, keys, values):
     n = keys.size
-    for i in range(min(_AHEAD, n)):
-        prefetch(entries, home(entries, mix(keys[i])))
-    for i in range(n):
+    for i in range(-_AHEAD, n):
         if i + _AHEAD < n:
             prefetch(entries, home(entries, mix(keys[i + _AHEAD])))
-        place = place_of(entries, keys[i], home(entries, mix(keys[i])))
-        values[i] = load_acquire(entries, place + 1)
+        if i >= 0:
+            values[i] = load_acquire(entries, place_of(entries, keys[i], home(entries, mix(keys[i]))) + 1)
 
 
 @njit(nogil=True, cache=True)
@@ -115,7 +113,7 @@ def _scan(entries, first, last, keys, values):
     """The keys with a slot whose mixed key is in [first, last]: fills what fits, returns how many there are."""
     found, place = 0, home(entries, first)
     span = (home(entries, last) - place) // 2
-    for passed in range(entries[_CAPACITY]):
+    for passed in range(entries[CAPACITY]):
         key, value = entries[place], entries[place + 1]
         if value == EMPTY and passed >= span:
             # A run of places ends here, so whatever follows has its home behind it.
@@ -154,7 +152,7 @@ def _empty(span: Span, capacity: int) -> Words:
     geometry = entries.view(np.uint64)
     geometry[_LOW] = span.low
     geometry[_SCALE] = capacity * span.bucket_count // (span.stop - span.first)
-    geometry[_CAPACITY] = capacity
+    geometry[CAPACITY] = capacity
     return entries
 
 
@@ -186,8 +184,8 @@ class Index:
         while not self._fits(more):
             if not self.shadow.size:
                 self._begin(more)
-            self._move(int(self.entries[_CAPACITY]))
-        if not self.shadow.size and self.entries[_USED] + more > START_LOAD * self.entries[_CAPACITY]:
+            self._move(int(self.entries[CAPACITY]))
+        if not self.shadow.size and self.entries[_USED] + more > START_LOAD * self.entries[CAPACITY]:
             self._begin(more)
 
     def find(self, keys: NDArray[np.int64]) -> Words:
@@ -211,12 +209,12 @@ class Index:
         return keys[used], values[used]
 
     def _fits(self, more: int) -> bool:
-        if self.entries[_USED] + more > FULL_LOAD * self.entries[_CAPACITY]:
+        if self.entries[_USED] + more > FULL_LOAD * self.entries[CAPACITY]:
             return False
         if not self.shadow.size:
             return True
         # In the end the shadow has all that is live here, and what has been deleted from it meanwhile.
-        return self.keys + int(self.shadow[_DEAD]) + more <= FULL_LOAD * int(self.shadow[_CAPACITY])
+        return self.keys + int(self.shadow[_DEAD]) + more <= FULL_LOAD * int(self.shadow[CAPACITY])
 
     def _begin(self, more: int) -> None:
         self.shadow = _empty(self.span, max(SMALLEST, int((self.keys + more) / NEW_LOAD)))

@@ -70,12 +70,20 @@ class Confirmed:
 
 
 class Replica:
-    """Bootstraps when it is made. `buckets`: those held, by default all. `address` is what the presence record tells clients."""
+    """Bootstraps when it is made. `buckets`: those held, by default all. `address` is what the presence record tells clients.
+    With `at` it serves that version for ever, and follows nothing."""
 
     def __init__(
-        self, env: Environment, *, name: str, ref: str = "live", buckets: range | None = None, address: str = ""
+        self,
+        env: Environment,
+        *,
+        name: str,
+        ref: str = "live",
+        buckets: range | None = None,
+        address: str = "",
+        at: Version | None = None,
     ) -> None:
-        self.env, self.name, self.ref, self.address = env, name, ref, address
+        self.env, self.name, self.ref, self.address, self._at = env, name, ref, address, at
         self.buckets = buckets if buckets is not None else range(env.schema.buckets)
         if not 0 <= self.buckets.start < self.buckets.stop <= env.schema.buckets:
             raise Refused(f"buckets {self.buckets.start}-{self.buckets.stop - 1}: the model has {env.schema.buckets}")

@@ -16,11 +16,11 @@ from numba import carray, njit
 from numpy.typing import NDArray
 
 from penstock.pipeline.core.errors import InvalidInput, VersionGone
-from penstock.pipeline.core.hashing import bucket_of, mix, prefetch
+from penstock.pipeline.core.hashing import bucket_of, mix, partitions_of, prefetch
 from penstock.pipeline.core.ids import Partition
 
 from . import writes
-from .index import ABSENT, EMPTY, HEADER, Index, Span, Words, home, place_of
+from .index import ABSENT, CAPACITY, EMPTY, HEADER, Index, Span, Words, home, place_of
 from .machine import load_acquire, pointer_to
 from .memory import frozen
 
@@ -29,21 +29,34 @@ _NO_KEYS: Words = np.empty(0, np.int64)
 _NO_SLOTS: Words = np.empty(0, np.int64)
 
 
+@njit(inline="always", cache=True)
+def _images_at(address):
+    """The entries of an index, by their address."""
+    header = carray(pointer_to(address), (HEADER,), np.int64)
+    return carray(pointer_to(address), (HEADER + 2 * header[CAPACITY],), np.int64)
+
+
 @njit(nogil=True, cache=True)
-def _find_at(entries, partitions, buckets, offsets, addresses, keys, slots):
+def _find_at(entries, partition_of, offsets, addresses, keys, slots):
     n = keys.size
-    for i in range(n):
-        if i + _AHEAD < n:
-            prefetch(entries, home(entries, mix(keys[i + _AHEAD])))
+    for i in range(-_AHEAD, n):
+        ahead = i + _AHEAD
+        if ahead < n:
+            mixed = mix(keys[ahead])
+            prefetch(entries, home(entries, mixed))
+            first = offsets[partition_of[bucket_of(mixed, partition_of.size)]]
+            if first < addresses.size:
+                images = _images_at(addresses[first])
+                prefetch(images, home(images, mixed))
+        if i < 0:
+            continue
         key = keys[i]
         mixed = mix(key)
         # The present slot first: who sees a new one here sees the image that was published before it.
-        place = place_of(entries, key, home(entries, mixed))
-        slots[i] = load_acquire(entries, place + 1)
-        partition = bucket_of(mixed, buckets) * partitions // buckets
+        slots[i] = load_acquire(entries, place_of(entries, key, home(entries, mixed)) + 1)
+        partition = partition_of[bucket_of(mixed, partition_of.size)]
         for at in range(offsets[partition], offsets[partition + 1]):
-            header = carray(pointer_to(addresses[at]), (HEADER,), np.int64)
-            images = carray(pointer_to(addresses[at]), (HEADER + 2 * header[2],), np.int64)
+            images = _images_at(addresses[at])
             image = load_acquire(images, place_of(images, key, home(images, mixed)) + 1)
             if image != EMPTY:
                 slots[i] = image
@@ -70,17 +83,19 @@ class Segment:
 class View:
     """The images that lead from the present back to some labels. It holds as long as `same`."""
 
+    partition_of: NDArray[np.int32]
+    """By bucket."""
     offsets: NDArray[np.int64]
     images: tuple[Words, ...]
 
     def same(self, other: View) -> bool:
         return len(self.images) == len(other.images) and all(a is b for a, b in zip(self.images, other.images, strict=True))
 
-    def find(self, entries: Words, keys: NDArray[np.int64], buckets: int) -> Words:
+    def find(self, entries: Words, keys: NDArray[np.int64]) -> Words:
         """int64[n] keys -> int64[n] slots at the labels, not positive where there was none."""
         slots = np.empty(keys.size, np.int64)
         addresses = np.array([images.ctypes.data for images in self.images], np.int64)
-        _find_at(entries, self.offsets.size - 1, buckets, self.offsets, addresses, frozen(keys), slots)
+        _find_at(entries, self.partition_of, self.offsets, addresses, frozen(keys), slots)
         return slots
 
 
@@ -89,6 +104,8 @@ class Segments:
 
     def __init__(self, spans: Sequence[Span], *, slot_bytes: int, image_bytes: int, max_labels: int) -> None:
         self._spans = spans
+        buckets = np.arange(spans[0].bucket_count, dtype=np.int32)
+        self._partition_of = partitions_of(buckets, bucket_count=buckets.size, partition_count=len(spans))
         self._max_images = image_bytes // slot_bytes
         self._max_labels = max_labels
         self._order = 0
@@ -173,7 +190,7 @@ class Segments:
             elif partition in held:
                 raise InvalidInput(f"no label given for partition {partition}")
             offsets[partition + 1] = len(images)
-        return View(offsets, tuple(images))
+        return View(self._partition_of, offsets, tuple(images))
 
     def _images_since(self, partition: int, label: Hashable) -> list[Words]:
         row = self._since(partition, label)

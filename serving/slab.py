@@ -55,9 +55,11 @@ def prefetch_row(address, width):
 @njit(nogil=True, cache=True)
 def _decode(directory, shift, stride, width, codec, dim, slots, out, found):
     n, to = slots.size, address_of(out)
-    for i in range(n):
+    for i in range(-_AHEAD, n):
         if i + _AHEAD < n and slots[i + _AHEAD] > 0:
             prefetch_row(address_of_slot(directory, shift, stride, slots[i + _AHEAD]), width)
+        if i < 0:
+            continue
         slot = slots[i]
         found[i] = slot > 0
         if slot <= 0:

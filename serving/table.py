@@ -212,7 +212,7 @@ class Table:
             view = self._segments.view({partition: label}, ())
             keys = self._segments.written_since(partition, label)
             assert keys is not None
-            slots = view.find(self._index.entries, keys, self.bucket_count)
+            slots = view.find(self._index.entries, keys)
             had = slots > 0
             self._write(self._segments.open(partition), keys[had], self._slab.copy(slots[had]), keys[~had])
             return keys
@@ -249,12 +249,12 @@ class Table:
     def _slots_at(self, labels: Mapping[Partition, Hashable], keys: Keys) -> Words:
         for _ in range(_ATTEMPTS):
             view = self._view(labels)
-            slots = view.find(self._index.entries, keys, self.bucket_count)
+            slots = view.find(self._index.entries, keys)
             # A label set meanwhile, or a segment that moved, may have taken images that the view does not lead to.
             if view.same(self._view(labels)):
                 return slots
         with self._writing:
-            return self._view(labels).find(self._index.entries, keys, self.bucket_count)
+            return self._view(labels).find(self._index.entries, keys)
 
     def _view(self, labels: Mapping[Partition, Hashable]) -> View:
         return self._segments.view(labels, [p for p, part in enumerate(self._parts) if part])

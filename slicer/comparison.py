@@ -140,7 +140,7 @@ def _new_side(source: RowSource, base: Layers, store: ObjectStore, prefix: str, 
     layout = base.layout
     by_number, step = source.keys(0, 0) is None, rows_at_once(layout, budget)
     if by_number or source.rows <= step:
-        seen: list[Ordered] = []
+        seen = [ordered(np.empty(0, np.int64), layout.buckets, name=layout.table)]
 
         def has(keys: Keys) -> NDArray[np.bool_]:
             if by_number:
@@ -159,13 +159,13 @@ def _new_side(source: RowSource, base: Layers, store: ObjectStore, prefix: str, 
         with closing(batches()) as found:
             yield _NewSide(found, has)
         return
-    sliced = slice_table(source, layout, store, f"{prefix}/staged", budget=budget)
     try:
+        sliced = slice_table(source, layout, store, f"{prefix}/staged", budget=budget)
         with Layers.open(store, layout, [sliced.runs]) as staged, closing(_blocks(staged, budget // THREADS)) as blocks:
             yield _NewSide(blocks, lambda keys: staged.resolve(ordered(keys, layout.buckets, name=layout.table))[0] >= 0)
     finally:
-        for run in sliced.runs:
-            store.delete(run.path)
+        for entry in list(store.list(f"{prefix}/staged/")):
+            store.delete(entry.key)
 
 
 def _blocks(staged: Layers, budget: int) -> Batches:

@@ -82,7 +82,11 @@ _PLAIN = {"weight", "weights", "embedding", "embeddings", "embedding_bags", "emb
 def _table_name(tensor: str) -> str:
     """The last part of the tensor's name that says more than "weight"."""
     parts = [re.sub(r"[^A-Za-z0-9_-]", "_", part).lstrip("_-") for part in re.split(r"[./:]", tensor)]
-    telling = [part for part in parts if part and part not in _PLAIN] or [part for part in parts if part] or ["table"]
+    telling = (
+        [part for part in parts if part and not part.isdigit() and part not in _PLAIN]
+        or [part for part in parts if part]
+        or ["table"]
+    )
     return telling[-1][:100]
 
 

@@ -70,12 +70,12 @@ class Layers:
     def merged(self, buckets: range | None = None, *, budget: int = BUDGET) -> Iterator[Block]:
         """The rows that count, in the order of a run, about `budget` bytes of memory at a time."""
         bytes_a_row = 2 * self.layout.width + 48
-        for stretch in self.stretches(buckets or range(self.layout.buckets), bytes_a_row=bytes_a_row, budget=budget):
+        for stretch in self.stretches(self._all(buckets), bytes_a_row=bytes_a_row, budget=budget):
             yield self._block(stretch)
 
     def merged_keys(self, buckets: range | None = None, *, budget: int = BUDGET) -> Iterator[NDArray[np.int64]]:
         """As `merged`, the keys alone."""
-        for stretch in self.stretches(buckets or range(self.layout.buckets), bytes_a_row=48, budget=budget):
+        for stretch in self.stretches(self._all(buckets), bytes_a_row=48, budget=budget):
             yield self._listed(stretch).keys
 
     def find(self, keys: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
@@ -148,6 +148,9 @@ class Layers:
         for keys, rows in self.merged(budget=budget):
             packing.add_puts(keys, packing.flat(rows), self.layout.width, found)
         return found
+
+    def _all(self, buckets: range | None) -> range:
+        return range(self.layout.buckets) if buckets is None else buckets
 
     def _listed(self, stretch: Stretch) -> Listed:
         lists = [Listed.of(run.keys_at(low, high), number, low) for number, run, low, high in stretch.parts()]

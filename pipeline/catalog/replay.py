@@ -30,8 +30,8 @@ def replay_live(
     while path.offset < end:
         for entry in replay(log, schema, partition, path.offset, end):
             expected = Offset(entry.offset + 1)
-            if path.step(entry):
-                yield entry
+            if (found := path.step(entry)) is not None:
+                yield found
             if path.offset != expected:
                 break  # a rollback: go on behind it
 

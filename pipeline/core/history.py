@@ -7,14 +7,14 @@ a rollback took away. All rules about dead ranges of the log stand here.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from .errors import ChainBroken, NotFound
 from .ids import Offset, Partition, PublisherId, Reader, State, Timeline, Version
 from .manifest import Manifest, RunInfo
-from .records import Record, RecordKind
-from .times import WallTime
+from .records import NO_KEYS, NO_ROWS, Record, RecordKind
+from .times import NEVER, WallTime
 
 
 class Entry(NamedTuple):
@@ -141,7 +141,8 @@ def table_layers(chain: Sequence[Manifest], table: str) -> list[tuple[RunInfo, .
 
 class LivePath:
     """Walks the records of one partition as every reader must see them: across a committed rollback, what it took back is
-    passed over; what is not of the timeline reached does not count. Feed it records in offset order."""
+    passed over; what is not of the timeline reached does not count. A record whose rows the rollback of its table took back
+    stands for its number in the sequence alone. Feed it records in offset order."""
 
     def __init__(self, history: History, partition: Partition, *, offset: Offset, timeline: Timeline) -> None:
         self.history, self.partition = history, partition
@@ -152,19 +153,25 @@ class LivePath:
         while (jump := self.history.skip(self.partition, self.offset, self.timeline)) is not None:
             self.offset, self.timeline = jump
 
-    def step(self, entry: Entry) -> bool:
-        """Whether the record at the next offset counts; `offset` is then where to go on, which may lie further on."""
+    def step(self, entry: Entry) -> Entry | None:
+        """What counts of the record at the next offset, if any of it; `offset` is then where to go on, maybe further on."""
         offset, record = entry.offset, entry.record
         if offset < self.offset:
-            return False
-        counts = False
+            return None
+        found: Entry | None = None
         if record.kind == RecordKind.FENCE:
             self.timeline = self.history.through_fence(offset, self.partition, self.timeline)
-        else:
-            counts = record.timeline == self.timeline and not self.history.dead(self.partition, offset, record, self.timeline)
+        elif record.timeline == self.timeline:
+            is_dead = self.history.dead(self.partition, offset, record, self.timeline)
+            found = entry._replace(record=emptied(record)) if is_dead else entry
         self.offset = Offset(offset + 1)
         self._skip()
-        return counts
+        return found
+
+
+def emptied(record: Record) -> Record:
+    """The record without its rows, and without what it learned from."""
+    return replace(record, keys=NO_KEYS, rows=NO_ROWS, trained_through=NEVER)
 
 
 class Verdict:

@@ -67,8 +67,11 @@ class MappedFile:
     def view(
         self, offset: int, dtype: np.dtype[Any], shape: tuple[int, ...], strides: tuple[int, ...] | None = None
     ) -> NDArray[Any]:
-        """A read-only array over the mapping, its range checked before. `strides` are in bytes."""
+        """A read-only array over the mapping, its range checked before. `strides` are in bytes. Touching pages of a file that
+        shrinks later ends the process (SIGBUS): whoever cannot trust the writer reads by copy."""
         self._check_open()
+        if os.fstat(self._descriptor).st_size < self.size:
+            raise Corrupt(f"{self}: the file has shrunk from {self.size} bytes since it was opened")
         if 0 in shape or self.size == 0:
             return np.empty(shape, dtype)
         if self._map is None:

@@ -188,7 +188,7 @@ _ALLOWED: dict[str, Constructor | None] = {
     **NUMPY_GLOBALS,
     **dict.fromkeys((*STORAGE_DTYPES, *TENSOR_DTYPES)),
     **dict.fromkeys(("torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer")),
-    **dict.fromkeys(("builtins.dict", "builtins.list", "builtins.int", "builtins.float")),
+    **dict.fromkeys(("builtins.dict", "builtins.list", "builtins.int", "builtins.long", "builtins.float")),
     "torch._tensor._rebuild_from_type_v2": _from_type,
     "torch.Size": lambda sizes=(): _counts(sizes),
     "torch.device": _text,

@@ -55,7 +55,8 @@ def open_safetensors_set(index: Path) -> StoredCheckpoint:
         stored = {source.info.name: source.file.path.name for source in sources}
         if stored != weight_map:
             name = min(stored.items() ^ weight_map.items())[0]
-            raise Corrupt(f"{index}: tensor {name!r} is in {stored.get(name)}, the index says {weight_map.get(name)}")
+            where = stored.get(name, "none of its files")
+            raise Corrupt(f"{index}: tensor {name!r} is in {where}, the index says {weight_map.get(name, 'nothing')}")
         return found
     except BaseException:
         for file in files:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from penstock.pipeline.core.errors import Corrupt, Refused, Unsupported
 
@@ -31,10 +31,11 @@ _DEFLATE_RATIO = 1032
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """`offset` is that of its first byte of (compressed) data in the file."""
+    """`header` is where its local header lies in the file, `offset` where its (compressed) data begins."""
 
     name: str
     method: int
+    header: int
     offset: int
     packed_bytes: int
     nbytes: int
@@ -50,8 +51,8 @@ def read_directory(file: MappedFile) -> Mapping[str, Member]:
     members: dict[str, Member] = {}
     where = 0
     for _ in range(count):
-        entry, header_at, where = _entry(file, directory, where)
-        member = _locate(file, entry, header_at, at)
+        entry, raw_name, where = _entry(file, directory, where)
+        member = _locate(file, entry, raw_name, at)
         if member.name in members:
             raise Corrupt(f"{file}: zip member {member.name!r} is there twice")
         members[member.name] = member
@@ -106,8 +107,8 @@ def _find_directory(file: MappedFile) -> tuple[int, int, int]:
     return offset, size, count
 
 
-def _entry(file: MappedFile, directory: bytes, where: int) -> tuple[Member, int, int]:
-    """The member of one entry (its offset not known yet), where its local header is, and where the next entry is."""
+def _entry(file: MappedFile, directory: bytes, where: int) -> tuple[Member, bytes, int]:
+    """The member of one entry (where its data begins is not known yet), its name as it stands, and where the next entry is."""
     if where + _ENTRY.size > len(directory) or not directory.startswith(b"PK\x01\x02", where):
         raise Corrupt(f"{file}: zip directory is broken at byte {where}")
     fields = _ENTRY.unpack_from(directory, where)
@@ -130,7 +131,8 @@ def _entry(file: MappedFile, directory: bytes, where: int) -> tuple[Member, int,
         nbytes, packed, header_at = (next(values) if v == 0xFFFFFFFF else v for v in (nbytes, packed, header_at))
     if disk not in {0, 0xFFFF}:
         raise Unsupported(f"{file}: a zip of several disks")
-    return Member(name=name, method=method, offset=0, packed_bytes=packed, nbytes=nbytes, crc=crc), header_at, after
+    member = Member(name=name, method=method, header=header_at, offset=0, packed_bytes=packed, nbytes=nbytes, crc=crc)
+    return member, raw, after
 
 
 def _zip64_values(file: MappedFile, name: str, extra: bytes, count: int) -> tuple[int, ...]:
@@ -149,14 +151,15 @@ def _check_name(file: MappedFile, name: str) -> None:
         raise Refused(f"{file}: zip member {name!r}: a name that leaves its folder")
 
 
-def _locate(file: MappedFile, entry: Member, header_at: int, directory_at: int) -> Member:
+def _locate(file: MappedFile, entry: Member, raw_name: bytes, directory_at: int) -> Member:
     """The entry with its offset, its local header and sizes checked."""
     what = f"zip member {entry.name!r}"
-    file.check(header_at, _LOCAL.size, what)
-    local = _LOCAL.unpack(file.bytes_at(header_at, _LOCAL.size, what))
-    offset = header_at + _LOCAL.size + local[9] + local[10]
-    if local[0] != MAGIC or local[3] != entry.method or offset + entry.packed_bytes > directory_at:
-        raise Corrupt(f"{file}: {what} at {header_at}: its local header differs from the directory, or it leaves the file")
+    header = file.bytes_at(entry.header, _LOCAL.size + len(raw_name), what)
+    local = _LOCAL.unpack_from(header)
+    offset = entry.header + _LOCAL.size + local[9] + local[10]
+    same = local[0] == MAGIC and local[3] == entry.method and local[9] == len(raw_name) and header.endswith(raw_name)
+    if not same or offset + entry.packed_bytes > directory_at:
+        raise Corrupt(f"{file}: {what} at {entry.header}: its local header differs from the directory, or it leaves the file")
     if entry.method == STORED and entry.packed_bytes != entry.nbytes:
         raise Corrupt(f"{file}: {what} is stored, with two sizes: {entry.packed_bytes} and {entry.nbytes}")
     if entry.method == DEFLATED and entry.nbytes > _DEFLATE_RATIO * entry.packed_bytes:
@@ -164,14 +167,12 @@ def _locate(file: MappedFile, entry: Member, header_at: int, directory_at: int) 
     if entry.nbytes > max(_BOMB_BYTES, _BOMB_RATIO * entry.packed_bytes):
         hint = "write it uncompressed (numpy.savez), if it is what it should be"
         raise Refused(f"{file}: {what} inflates {entry.packed_bytes} to {entry.nbytes} bytes: a zip bomb?", hint=hint)
-    return Member(
-        name=entry.name, method=entry.method, offset=offset, packed_bytes=entry.packed_bytes, nbytes=entry.nbytes, crc=entry.crc
-    )
+    return replace(entry, offset=offset)
 
 
 def _check_overlap(file: MappedFile, members: Mapping[str, Member]) -> None:
     end, before = 0, ""
-    for member in sorted(members.values(), key=lambda each: each.offset):
-        if member.offset < end:
+    for member in sorted(members.values(), key=lambda each: each.header):
+        if member.header < end:
             raise Corrupt(f"{file}: zip members {before!r} and {member.name!r} overlap")
         end, before = member.offset + member.packed_bytes, member.name

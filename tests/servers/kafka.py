@@ -103,6 +103,7 @@ class KafkaBroker:
         """It holds its connections and answers nothing until `resume`."""
         if self._process is not None:
             os.killpg(self._process.pid, signal.SIGSTOP)
+            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
         if self._process is not None:

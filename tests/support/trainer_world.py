@@ -9,13 +9,17 @@ from typing import Literal
 import numpy as np
 
 from penstock.pipeline.catalog.catalog import Actor, Catalog
+from penstock.pipeline.catalog.leases import create_claim
 from penstock.pipeline.catalog.replay import replay, replay_live
 from penstock.pipeline.config import Config, LogConfig, ModelConfig, StoreConfig
+from penstock.pipeline.core.coordination import Claim
 from penstock.pipeline.core.errors import OutcomeUnknown
 from penstock.pipeline.core.history import effective
 from penstock.pipeline.core.ids import BIRTH, Position, Positions, State
-from penstock.pipeline.core.records import RecordKind
+from penstock.pipeline.core.manifest import Manifest, Rollback, Target
+from penstock.pipeline.core.records import Record, RecordKind, encode_record
 from penstock.pipeline.core.schema import TableSchema
+from penstock.pipeline.core.times import NEVER
 from penstock.pipeline.environment import Environment
 from penstock.pipeline.ports.memory_log import MemoryLog
 from penstock.pipeline.ports.memory_store import MemoryStore
@@ -152,3 +156,35 @@ def check_sequences(world: World) -> None:
         assert record.seq == newest.get(at, -1) + 1, (p, record)
         assert (record.seq == 0) == (record.kind == RecordKind.OPEN)
         newest[at] = record.seq
+
+
+def claim(world, timeline=2):
+    return create_claim(
+        world.catalog,
+        Claim(
+            id=f"claim-{timeline}", timeline=timeline, parent=1, target=Target(kind="version"), of=1, base=0, tables=None,
+            cuts=(0,) * world.partitions, who="operator", at=NOW, why="poison",
+        ),
+    )  # fmt: skip
+
+
+def fence(world, timeline=2):
+    offsets = []
+    for p in range(world.partitions):
+        record = Record(kind=RecordKind.FENCE, timeline=timeline, partition=p)
+        offsets.append(world.memory_log.append(p, encode_record(record, world.catalog.schema().raw_id)).offset)
+    return tuple(offsets)
+
+
+def roll_back(world, fences, *, cut=None, timeline=2, marker=90):
+    """Commits a rollback to the birth, the whole log before `fences` dead from `cut` on."""
+    refs = world.catalog.refs()
+    draft = Manifest(
+        model="retail", version=0, kind="rollback", state=State(timeline, marker), previous=refs.trunk, base=0,
+        positions=Positions("log-1", tuple(Position(offset + 1, {}) for offset in fences)), trained_through=NEVER,
+        created_at=NOW, publisher="", term=0, upload="", changes={}, source="undo",
+        rollback=Rollback(
+            target=Target(kind="version"), cut=cut or (0,) * world.partitions, fence=fences, undo={}, lost_rows=0
+        ),
+    )  # fmt: skip
+    return world.catalog.commit(draft, promote=("live",), guard=lambda refs: None, actor=Actor(who="me", now=NOW))

@@ -1,0 +1,129 @@
+"""The Kafka log beyond the contract: what it asks of a topic, and a broker that dies, hangs and comes back."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
+from servers.kafka import KafkaBroker
+
+from penstock.pipeline.core.errors import OutcomeUnknown, Refused, Unreachable
+from penstock.pipeline.core.ids import Offset, Partition
+from penstock.pipeline.ports.kafka_log import VERIFY_S, KafkaLog, open_kafka_log
+from penstock.pipeline.ports.kafka_topic import RECORD_OVERHEAD
+from penstock.pipeline.ports.log_checks import LogSettings
+
+pytestmark = pytest.mark.kafka
+P0 = Partition(0)
+WAIT_S = 60.0
+REQUIRED = {"cleanup.policy": "delete", "message.timestamp.type": "LogAppendTime", "unclean.leader.election.enable": "false"}
+
+
+@pytest.fixture
+def admin(kafka_server: str) -> Iterator[KafkaAdminClient]:
+    client = KafkaAdminClient(bootstrap_servers=kafka_server)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def own_log(own_kafka: KafkaBroker) -> Iterator[KafkaLog]:
+    log = open_kafka_log(own_kafka.bootstrap, "penstock-own", partitions=2, create=LogSettings())
+    yield log
+    own_kafka.resume()
+    log.close()
+
+
+def read_all(log: KafkaLog, count: int) -> list[bytes]:
+    found: list[bytes] = []
+    deadline = time.monotonic() + WAIT_S
+    while len(found) < count:
+        assert time.monotonic() < deadline
+        try:
+            polled = log.poll({P0: Offset(len(found))}, timeout_s=1.0)
+        except Unreachable:
+            continue
+        found += [bytes(entry.payload) for entry in polled.get(P0, ())]
+    return found
+
+
+def test_a_topic_is_created_with_what_a_log_needs(kafka_server: str, admin: KafkaAdminClient) -> None:
+    name = f"penstock-{uuid.uuid4().hex}"
+    settings = LogSettings(max_record_bytes=100_000, retention_ms=3_600_000)
+    log = open_kafka_log(kafka_server, name, partitions=5, create=settings)
+    (topic,) = admin.describe_topics([name])
+    assert len(topic["partitions"]) == log.partitions == 5
+    assert log.identity == uuid.UUID(str(topic["topic_id"])).hex
+    assert log.max_record_bytes == 100_000
+    configs = admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name)], config_filter="all")["topic"][name]
+    wanted = REQUIRED | {"retention.ms": "3600000", "min.insync.replicas": "1", "retention.bytes": "-1"}
+    assert {key: configs[key]["value"] for key in wanted} == wanted
+    log.close()
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("cleanup.policy", "compact"),
+        ("message.timestamp.type", "CreateTime"),
+        ("unclean.leader.election.enable", "true"),
+        ("retention.ms", "1000"),
+        ("max.message.bytes", "50000"),
+        ("min.insync.replicas", None),
+    ],
+)
+def test_a_topic_that_would_lose_updates_is_refused_by_the_name_of_its_setting(
+    kafka_server: str, admin: KafkaAdminClient, setting: str, value: str | None
+) -> None:
+    name = f"penstock-{uuid.uuid4().hex}"
+    configs = REQUIRED | ({setting: value} if value else {})
+    admin.create_topics({name: {"num_partitions": 1, "replication_factor": 1, "configs": configs}}, wait_for_metadata=True)
+    asked = LogSettings(max_record_bytes=50_001 - RECORD_OVERHEAD)
+    if value is None:
+        asked = LogSettings(max_record_bytes=1000, replication_factor=2, min_insync_replicas=2)
+        setting = "replication factor"
+    with pytest.raises(Refused, match=setting):
+        open_kafka_log(kafka_server, name, partitions=1, create=asked)
+
+
+def test_what_the_cluster_cannot_do_is_refused(kafka_server: str) -> None:
+    settings = LogSettings(replication_factor=99)
+    with pytest.raises(Refused, match="eplication"):
+        open_kafka_log(kafka_server, f"penstock-{uuid.uuid4().hex}", partitions=1, create=settings)
+
+
+def test_a_killed_broker_loses_nothing_acknowledged_and_all_goes_on_when_it_is_back(
+    own_kafka: KafkaBroker, own_log: KafkaLog
+) -> None:
+    sent = [b"%d" % number * 1000 for number in range(300)]
+    pending = [own_log.append(P0, payload) for payload in sent[:200]]
+    pending[99].result(WAIT_S)
+    own_kafka.kill()
+    pending += [own_log.append(P0, payload) for payload in sent[200:]]
+    with pytest.raises(Unreachable, match="does not answer"):
+        own_log.poll({P0: Offset(200)}, timeout_s=2 * VERIFY_S)
+    with pytest.raises(Unreachable, match="does not answer"):
+        own_log.end(P0)
+    own_kafka.start()
+    outcomes = [append.result(WAIT_S) for append in pending]
+    assert outcomes == list(range(300))
+    assert read_all(own_log, 300) == sent
+    own_log.flush(WAIT_S)
+    assert own_log.end(P0) == 300
+
+
+def test_a_record_that_a_hanging_broker_holds_is_unknown_until_it_answers(own_kafka: KafkaBroker, own_log: KafkaLog) -> None:
+    assert own_log.append(P0, b"before").result(WAIT_S) == 0
+    own_kafka.pause()
+    pending = own_log.append(P0, b"held")
+    with pytest.raises(OutcomeUnknown, match="not acknowledged within"):
+        pending.result(0.3)
+    with pytest.raises(OutcomeUnknown, match="1 records"):
+        own_log.flush(0.1)
+    assert not pending.done()
+    own_kafka.resume()
+    assert pending.result(WAIT_S) == 1
+    assert read_all(own_log, 2) == [b"before", b"held"]

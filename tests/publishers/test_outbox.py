@@ -1,0 +1,84 @@
+"""Folding what waits: against a dict, whatever was put in whatever order."""
+
+from collections import defaultdict
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from penstock.pipeline.core.hashing import buckets_of, partitions_of
+from penstock.pipeline.core.records import NO_ROWS, row_record_bytes
+from penstock.pipeline.core.schema import ModelSchema, TableSchema
+from penstock.publishers.outbox import MAX_STEPS, Outbox, Parcel
+
+SCHEMA = ModelSchema(
+    model="m", id="00" * 16, buckets=16, partitions=3, log="log", created_at=0,
+    tables={"a": TableSchema(dim=2, codec="float32", width=8), "b": TableSchema(dim=3, codec="float32", width=12)},
+)  # fmt: skip
+WIDTH = {"a": 8, "b": 12}
+KEYS = st.integers(-(2**63), 2**63 - 1) | st.integers(-5, 5)
+BATCHES = st.lists(
+    st.tuples(st.sampled_from("ab"), st.booleans(), st.lists(KEYS, min_size=1, max_size=20), st.integers(0, 2)), max_size=30
+)
+
+
+def batch(table, deletes, keys, through, stamp=0):
+    rows = NO_ROWS if deletes else np.full((len(keys), WIDTH[table]), stamp % 251, np.uint8)
+    if not deletes:
+        rows[:, 0] = np.arange(len(keys))
+    return Parcel(table=table, keys=np.array(keys, np.int64), rows=rows, through=through)
+
+
+@settings(deadline=None)
+@given(BATCHES, st.sampled_from([1, 150, 400, 1 << 20]))
+def test_what_is_drained_is_what_was_put(batches, record_bytes):
+    outbox, expected, through, written = Outbox(SCHEMA, "trainer", record_bytes), defaultdict(dict), 0, set()
+    for stamp, (table, deletes, keys, step) in enumerate(batches):
+        through += step
+        made = batch(table, deletes, keys, through, stamp)
+        outbox.add(made)
+        for i, key in enumerate(keys):
+            expected[table][key] = None if deletes else made.rows[i].tobytes()
+            written.add((table, key, through))
+    found, newest = defaultdict(dict), dict.fromkeys(range(3), 0)
+    for parcel in outbox.drain():
+        size = row_record_bytes(
+            rows=len(parcel.rows), tombstones=len(parcel.keys) - len(parcel.rows), width=WIDTH[parcel.table],
+            publisher="trainer", table=parcel.table,
+        )  # fmt: skip
+        assert size <= record_bytes or len(parcel.keys) <= 2
+        assert len(np.unique(parcel.keys)) == len(parcel.keys) > 0
+        placed = partitions_of(buckets_of(parcel.keys, 16), bucket_count=16, partition_count=3)
+        assert (placed == parcel.partition).all()
+        assert parcel.through >= newest[parcel.partition]
+        newest[parcel.partition] = parcel.through
+        for i, key in enumerate(parcel.keys.tolist()):
+            assert (parcel.table, key, parcel.through) in written, "a row goes out under the time of its own put"
+            found[parcel.table][key] = parcel.rows[i].tobytes() if i < len(parcel.rows) else None
+    assert found == expected
+    assert (outbox.nbytes, len(outbox), outbox.drain()) == (0, 0, [])
+
+
+def test_rows_of_different_times_share_no_record():
+    outbox = Outbox(SCHEMA, "trainer", 1 << 20)
+    outbox.add(batch("a", False, [1], 10, 1))
+    outbox.add(batch("a", False, [1], 20, 2))
+    assert [(p.keys.tolist(), p.through) for p in outbox.drain()] == [([1], 10), ([1], 20)]
+
+
+def test_when_too_many_steps_wait_they_are_folded_under_the_newer_time():
+    outbox = Outbox(SCHEMA, "trainer", 1 << 20)
+    for step in range(10 * MAX_STEPS):
+        outbox.add(batch("a", False, [1], step, step))
+    parcels = outbox.drain()
+    assert len(parcels) == MAX_STEPS
+    assert parcels[-1].through == 10 * MAX_STEPS - 1
+    assert parcels[-1].rows[0, 1] == (10 * MAX_STEPS - 1) % 251
+
+
+def test_what_is_restocked_goes_first_and_all_as_of_now():
+    outbox = Outbox(SCHEMA, "trainer", 1 << 20)
+    outbox.add(batch("a", False, [1], 10, 7))
+    outbox.restock([batch("a", False, [1, 2], 5, 6)], 30)
+    found = {key: (int(row[1]), p.through) for p in outbox.drain() for key, row in zip(p.keys.tolist(), p.rows, strict=True)}
+    assert found == {1: (7, 30), 2: (6, 30)}

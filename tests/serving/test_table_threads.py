@@ -1,0 +1,177 @@
+"""One writer and four readers: no torn row, nothing older than what was seen before, and labels that stand still."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from penstock.pipeline.core.errors import VersionGone
+from penstock.pipeline.core.hashing import add_puts, buckets_of, partitions_of
+from penstock.pipeline.core.ids import Partition
+from penstock.serving.table import Table
+
+BUCKETS, PARTITIONS, DIM, KEYS = 32, 2, 32, 20_000
+POOL = np.arange(KEYS)
+PARTS = partitions_of(buckets_of(POOL, BUCKETS), bucket_count=BUCKETS, partition_count=PARTITIONS)
+OWN = [POOL[p == PARTS] for p in range(PARTITIONS)]
+NONE = np.empty(0, np.int64)
+SECONDS, READERS, AT_LEAST = 3.0, 4, 20
+
+
+@pytest.fixture(autouse=True)
+def _threads_take_turns_often() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)
+
+
+def new_table() -> Table:
+    return Table(
+        codec="float32", dim=DIM, width=4 * DIM, bucket_count=BUCKETS, partition_count=PARTITIONS, held=range(BUCKETS)
+    )  # fmt: skip
+
+
+def filled(values: object, count: int) -> NDArray[np.uint8]:
+    words = np.broadcast_to(np.asarray(values, np.float32), count)
+    return np.repeat(words[:, None], DIM, 1).copy().view(np.uint8)
+
+
+def one_value_a_row(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    assert (rows == rows[:, :1]).all(), "a row is torn"
+    return rows[:, 0]
+
+
+def race(write: Callable[[int], None], read: Callable[[int], None]) -> None:
+    """`write(step)` in one thread while `read(reader)` runs in four others, for some seconds and until each has run often."""
+    done, failures = threading.Event(), list[BaseException]()
+    counts = [0] * (READERS + 1)
+
+    def guarded(number: int, step: Callable[[int], None]) -> None:
+        try:
+            while not done.is_set():
+                step(counts[number] if number == READERS else number)
+                counts[number] += 1
+        except BaseException as error:  # noqa: BLE001  (told by the test)
+            failures.append(error)
+            done.set()
+
+    threads = [threading.Thread(target=guarded, args=(number, read)) for number in range(READERS)]
+    threads.append(threading.Thread(target=guarded, args=(READERS, write)))
+    for thread in threads:
+        thread.start()
+    begun = time.monotonic()
+    while not done.is_set() and (time.monotonic() < begun + SECONDS or min(counts) < AT_LEAST):
+        done.wait(0.05)
+        if time.monotonic() > begun + 60:
+            failures.append(AssertionError(f"a thread does not get on: {counts}"))
+            break
+    done.set()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+def test_readers_see_whole_rows_that_never_go_back() -> None:
+    """The writer replaces, deletes, puts again, grows the index, marks, restores and forgets all the while."""
+    table, rng = new_table(), np.random.default_rng(1)
+    newest = [np.zeros(KEYS, np.float32) for _ in range(READERS)]
+    dice = [np.random.default_rng(10 + reader) for reader in range(READERS)]
+
+    def write(step: int) -> None:
+        partition = Partition(step % PARTITIONS)
+        keys = rng.choice(OWN[partition], 700, replace=False)
+        # Few keys at first: the index grows under the readers.
+        keys = keys[keys < 200 + 20 * step]
+        table.apply(partition, keys[40:], filled(step + 1, keys[40:].size), keys[:40])
+        if step % 16 == 0:
+            table.mark(partition, step)
+            table.forget(partition, step - 32)
+        if step % 50 == 0:
+            table.correct(partition, NONE, filled(0, 0), OWN[partition][:2000])
+
+    def read(reader: int) -> None:
+        keys = dice[reader].integers(0, KEYS, 3000)
+        rows, found = table.lookup(keys)
+        values = one_value_a_row(rows)
+        assert (values[~found] == 0).all()
+        assert (values[found] >= newest[reader][keys[found]]).all(), "a row went back"
+        np.maximum.at(newest[reader], keys[found], values[found])
+
+    race(write, read)
+    assert max(found.max() for found in newest) > 0
+    digests = np.zeros(BUCKETS, np.uint64)
+    keys, rows = table.scan(range(BUCKETS))
+    one_value_a_row(rows.view(np.float32))
+    add_puts(digests, keys, rows)
+    assert (table.digests == digests).all()
+    assert table.row_count == keys.size
+
+
+def test_a_label_stands_still_under_the_writer() -> None:
+    """Keys born later are not there, those deleted later are; whatever segments come, grow and go."""
+    table, rng = new_table(), np.random.default_rng(2)
+    for p in range(PARTITIONS):
+        table.apply(Partition(p), OWN[p][::2], filled(OWN[p][::2] + 1, OWN[p][::2].size), NONE)
+        table.mark(Partition(p), "still")
+    there = np.isin(POOL, np.concatenate([own[::2] for own in OWN]))
+    dice = [np.random.default_rng(10 + reader) for reader in range(READERS)]
+
+    def write(step: int) -> None:
+        partition = Partition(step % PARTITIONS)
+        keys = rng.choice(OWN[partition], 300, replace=False)
+        table.apply(partition, keys[100:], filled(-1 - step, 200), keys[:100])
+        if step % 5 == 0:
+            table.mark(partition, step)
+        later = table.labels(partition)[1:]
+        if len(later) > 6:
+            table.forget(partition, later[rng.integers(len(later))])
+
+    def read(reader: int) -> None:
+        keys = dice[reader].integers(0, KEYS, 2000)
+        rows, found = table.lookup_at({Partition(p): "still" for p in range(PARTITIONS)}, keys)
+        assert (found == there[keys]).all()
+        assert (one_value_a_row(rows) == np.where(found, keys + 1, 0)).all(), "a row is not the label's"
+
+    race(write, read)
+
+
+def test_labels_that_move_on_give_one_moment_or_are_gone() -> None:
+    """All rows are n when label n is set, and of other values in between."""
+    table, rng = new_table(), np.random.default_rng(3)
+    newest, oldest = [-1], [0]
+
+    def write(step: int) -> None:
+        for p in range(PARTITIONS):
+            some = rng.choice(OWN[p], 100, replace=False)
+            table.apply(Partition(p), some[50:], filled(-5, 50), some[:50])
+            few = OWN[p][:1000]
+            table.apply(Partition(p), few, filled(step, few.size), NONE)
+            table.mark(Partition(p), step)
+        newest[0] = step
+        if step >= 4:
+            oldest[0] = step - 3
+            for p in range(PARTITIONS):
+                table.forget(Partition(p), step - 4)
+
+    def read(reader: int) -> None:
+        label = newest[0] - reader % 2
+        if label < 0:
+            return
+        keys = np.concatenate([own[:1000] for own in OWN])
+        try:
+            rows, found = table.lookup_at({Partition(p): label for p in range(PARTITIONS)}, keys)
+        except VersionGone:
+            assert oldest[0] > label, "a label is gone too early"
+            return
+        assert found.all()
+        assert (one_value_a_row(rows) == label).all(), "a row is not the label's"
+
+    race(write, read)
