@@ -155,11 +155,11 @@ class World(RuleBasedStateMachine):
             self.updates.put(table, np.array(keys), rows, trained_through=self.through)
         self.updates.flush()
         for key, row in zip(keys, rows, strict=True):
-            row = None if delete else tuple(map(float, row))
-            self.model.write(self.through, table, key, row)
+            new = None if delete else tuple(map(float, row))
+            self.model.write(self.through, table, key, new)
             self.rows.pop((table, key), None)
-            if row is not None:
-                self.rows[table, key] = row
+            if new is not None:
+                self.rows[table, key] = new
 
     @rule()
     def train(self):
@@ -238,7 +238,6 @@ class World(RuleBasedStateMachine):
 
     def after_rollback(self, manifest, target):
         with pytest.raises(Fenced):
-            self.updates.put("a", np.array([1]), np.zeros((1, DIM), np.float32), trained_through=self.through + 1)
             self.updates.flush()
         self.model.before(target)
         self.rows = self.model.state()
