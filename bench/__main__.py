@@ -39,10 +39,11 @@ def machine() -> dict[str, str | int]:
 def shown(figures: dict[str, list[Figure]]) -> Table:
     table = Table("bench", "what", "value", "compared with", "ratio", "target", title="Figures")
     for bench, found in figures.items():
-        for figure in found:
+        for row, figure in enumerate(found):
             ratio = "" if figure.ratio is None else f"{figure.ratio:.2f}"
-            table.add_row(bench, figure.name, f"{figure.value:,.4g} {figure.unit}", figure.peer, ratio, figure.target)
-            bench = ""
+            table.add_row(
+                "" if row else bench, figure.name, f"{figure.value:,.4g} {figure.unit}", figure.peer, ratio, figure.target
+            )
         table.add_section()
     return table
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from penstock.pipeline.ports.local_store import LocalStore
 from penstock.slicer.slicing import slice_rows
 
-from .figures import Figure, alternating, median_ratio, seconds
+from .figures import Figure, alternating, median_ratio
 from .tables import DIM, LAYOUT, MappedRows, scratch_folder, write_table
 
 ROWS, SHARE = 1_000_000, 0.0308
@@ -68,9 +69,9 @@ def _against_size(folder: Path, small: Path, large: Path) -> Figure:
     sources = [MappedRows.of(path) for path in (small, large)]
     # Touched rows lie in the page cache of a checkpoint that was just written.
     for source in sources:
-        seconds(lambda source=source: source.values[:, 0].sum())
+        source.values[:, 0].sum()
     keys = _touched(ROWS)
-    works = [lambda i=i: _slice_touched(folder, sources[i], keys * (10 if i else 1)) for i in (0, 1)]
+    works = [partial(_slice_touched, folder, source, keys * every) for source, every in zip(sources, (1, 10), strict=True)]
     of_small, of_large = (statistics.median(times) for times in alternating(ROUNDS, *works))
     peer = f"of 1 M rows: {of_small * 1e3:.1f} ms"
     return Figure("delta of 30,800 of 10 M rows, durable", of_large * 1e3, "ms", peer, of_large / of_small, "ratio <= 1.25")

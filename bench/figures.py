@@ -27,9 +27,13 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def alternating(rounds: int, *works: Callable[[], object]) -> list[list[float]]:
-    """Seconds of each work in each round, one after the other in every round, so that a slow moment strikes all alike."""
-    taken = [[seconds(work) for work in works] for _ in range(rounds)]
+def alternating(rounds: int, *works: Callable[[], object], tidy: Callable[[], object] = lambda: None) -> list[list[float]]:
+    """Seconds of each work in each round, one after the other in every round, so that a slow moment strikes all alike. `tidy`
+    ends a round, and is not counted."""
+    taken = []
+    for _ in range(rounds):
+        taken.append([seconds(work) for work in works])
+        tidy()
     return [list(column) for column in zip(*taken, strict=True)]
 
 

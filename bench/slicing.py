@@ -38,12 +38,7 @@ def _speed(folder: Path) -> Figure:
     def slice_it() -> None:
         slice_table(source, LAYOUT, store, "sliced")
 
-    def tidy() -> None:
-        (folder / "copy").unlink()
-        shutil.rmtree(folder / "store" / "sliced")
-
-    taken = [(*(times[0] for times in alternating(1, copy, slice_it)), tidy()) for _ in range(ROUNDS)]
-    copied, sliced = ([times[i] for times in taken] for i in (0, 1))
+    copied, sliced = alternating(ROUNDS, copy, slice_it, tidy=lambda: _remove(folder / "copy", folder / "store" / "sliced"))
     table.unlink()
     peer = f"cp + sync: {statistics.median(copied):.2f} s"
     ratio = median_ratio(sliced, copied)
@@ -58,6 +53,11 @@ def _memory(folder: Path) -> Figure:
     return Figure("memory to slice 4 GiB", peak / 1024, "MiB", "RssAnon + RssShmem, peak", None, "<= 256 MiB")
 
 
+def _remove(copy: Path, sliced: Path) -> None:
+    copy.unlink()
+    shutil.rmtree(sliced)
+
+
 def _resident_kib() -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith(("RssAnon", "RssShmem")))
@@ -66,11 +66,15 @@ def _resident_kib() -> int:
 def _sliced_and_watched(table: str, store: str) -> int:
     """The peak while slicing, in KiB, looked at every 5 ms."""
     peak, done = 0, threading.Event()
-    work = threading.Thread(
-        target=lambda: (slice_table(MappedRows.of(Path(table)), LAYOUT, LocalStore(Path(store)), "large"), done.set())
-    )
-    work.start()
-    while not done.wait(0.005) and work.is_alive():
+
+    def work() -> None:
+        try:
+            slice_table(MappedRows.of(Path(table)), LAYOUT, LocalStore(Path(store)), "large")
+        finally:
+            done.set()
+
+    threading.Thread(target=work).start()
+    while not done.wait(0.005):
         peak = max(peak, _resident_kib())
     return peak
 

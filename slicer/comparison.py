@@ -8,9 +8,7 @@ the budget may have them in any order: it is sliced first, and compared stretch 
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
@@ -23,13 +21,12 @@ from penstock.pipeline.ports.store import ObjectStore
 from . import encoding, packing
 from .encoding import EncodedRows
 from .layers import Layers
-from .ordering import Ordered, locate, ordered
+from .ordering import OPEN, Ordered, locate, ordered
 from .row_source import RowSource
-from .slicing import BUDGET, SlicedDelta, check_source, row_keys, rows_at_once, slice_rows, slice_table, stretches
+from .slicing import BUDGET, THREADS, SlicedDelta, check_source, in_step, rows_at_once, slice_rows, slice_table, stretches
 
 STRETCH = 1 << 20
 """Bytes that are compared at once."""
-THREADS = 2
 Keys = NDArray[np.int64]
 Batches = Generator[tuple[Ordered, EncodedRows], None, None]
 
@@ -54,15 +51,9 @@ def compare(
     """
     check_source(source, base.layout, 0, source.rows)
     before = base.digests(budget=budget) if base_digests is None else base_digests
-    changes = _Changes(base, store, prefix, budget // 4)
-    with _new_side(source, base, store, prefix, budget) as new, ThreadPoolExecutor(THREADS) as threads:
-        running: deque[Future[int]] = deque()
-        lived = 0
-        for asked, rows in new.batches:
-            running.append(threads.submit(_compare_batch, base, asked, rows, changes))
-            if len(running) == THREADS:
-                lived += running.popleft().result()
-        lived += sum(each.result() for each in running)
+    changes = _Changes(base, store, prefix, budget // 8)
+    with _new_side(source, base, store, prefix, budget) as new:
+        lived = sum(in_step(lambda batch: _compare_batch(base, batch, changes), new.batches))
         if lived < base.count():
             for keys in base.merged_keys(budget=budget):
                 changes.delete(keys[~new.has(keys)])
@@ -145,23 +136,23 @@ def _new_side(source: RowSource, base: Layers, store: ObjectStore, prefix: str, 
         def has(keys: Keys) -> NDArray[np.bool_]:
             if by_number:
                 return (keys >= 0) & (keys < source.rows)
-            positions = np.full(len(keys), -1, np.int64)
-            locate(seen[0].keys, seen[0].offsets, keys, positions)
-            return positions >= 0
+            which, positions = np.full(len(keys), OPEN, np.int32), np.empty(len(keys), np.int64)
+            locate(seen[0].keys, seen[0].offsets, ordered(keys, layout.buckets, name=layout.table), which, positions, 0)
+            return np.not_equal(which, OPEN)
 
         def batches() -> Batches:
-            with closing(stretches(source, 0, source.rows, step, held=THREADS + 1)) as parts:
-                for low, values in parts:
-                    asked = ordered(row_keys(source, low, low + len(values)), layout.buckets, name=f"table {layout.table}")
+            with closing(stretches(source, 0, source.rows, step)) as parts:
+                for part in parts:
+                    asked = ordered(part.keys, layout.buckets, name=f"table {layout.table}")
                     seen[:] = [asked]
-                    yield asked, encoding.of_values(layout, asked, values)
+                    yield asked, encoding.of_values(layout, asked, part.values)
 
-        with closing(batches()) as found:
-            yield _NewSide(found, has)
+        yield _NewSide(batches(), has)
         return
     try:
         sliced = slice_table(source, layout, store, f"{prefix}/staged", budget=budget)
-        with Layers.open(store, layout, [sliced.runs]) as staged, closing(_blocks(staged, budget // THREADS)) as blocks:
+        with Layers.open(store, layout, [sliced.runs]) as staged:
+            blocks = _blocks(staged, budget // THREADS)
             yield _NewSide(blocks, lambda keys: staged.resolve(ordered(keys, layout.buckets, name=layout.table))[0] >= 0)
     finally:
         for entry in list(store.list(f"{prefix}/staged/")):
@@ -174,28 +165,21 @@ def _blocks(staged: Layers, budget: int) -> Batches:
         yield asked, encoding.of_encoded(staged.layout, asked, rows)
 
 
-def _compare_batch(base: Layers, asked: Ordered, rows: EncodedRows, changes: _Changes) -> int:
+def _compare_batch(base: Layers, batch: tuple[Ordered, EncodedRows], changes: _Changes) -> int:
     """How many of the keys the base has, too."""
+    asked, rows = batch
     which, positions = base.resolve(asked)
     width = base.layout.width
     step = max(1, STRETCH // width)
-    new, old = np.empty(step * width, np.uint8), np.empty(step * width, np.uint8)
+    buffer = np.empty(step * width, np.uint8)
     for low in range(0, len(asked.keys), step):
         high = min(low + step, len(asked.keys))
-        rows.encode(low, high, new)
-        there = base.rows_of(which[low:high], positions[low:high], old)
-        differing = packing.differing(new, there, high - low, width)
-        picked = differing[which[low:high][differing] >= 0]
-        born = np.flatnonzero(which[low:high] < 0)
-        changed = np.union1d(picked, born)
-        if len(changed):
-            changes.put(asked.keys[low:high][changed], _picked(new, changed, width))
-        if len(picked):
-            changes.replace(asked.keys[low:high][picked], _picked(there, picked, width))
+        there = which[low:high] >= 0
+        old = base.rows_of(which[low:high], positions[low:high], buffer)
+        changed = rows.changed(low, high, old, there)
+        if len(changed.places):
+            keys = asked.keys[low:high]
+            changes.put(keys[changed.places], changed.rows)
+            replaced = changed.places[there[changed.places]]
+            changes.replace(keys[replaced], old.reshape(-1, width)[replaced])
     return int(np.count_nonzero(which >= 0))
-
-
-def _picked(rows: NDArray[np.uint8], picked: Keys, width: int) -> NDArray[np.uint8]:
-    found = np.empty((len(picked), width), np.uint8)
-    packing.gather(rows, picked, width, packing.flat(found))
-    return found

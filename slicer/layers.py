@@ -19,13 +19,14 @@ from penstock.pipeline.ports.store import ObjectStore
 
 from . import packing
 from .merging import Listed, merged
-from .ordering import Ordered, ordered
+from .ordering import OPEN, Ordered, ordered
 from .run_layout import TableLayout
 from .runs import Run
 from .stretches import Stretch, stretches
 
 BUDGET = 128 << 20
 OPENERS = 8
+_DELETED = -2
 
 
 class Block(NamedTuple):
@@ -94,37 +95,25 @@ class Layers:
     def resolve(self, asked: Ordered, *, below: int | None = None) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """Which of `runs` holds the row of each key that counts (int32[n]; -1: none does) and at what position (int64[n]).
         With `below` only the layers before that number are asked."""
-        which, positions = np.full(len(asked.keys), -1, np.int32), np.full(len(asked.keys), -1, np.int64)
-        if not len(asked.keys):
-            return which, positions
-        first, last = int(asked.keys.min()), int(asked.keys.max())
-        is_open = np.ones(len(asked.keys), np.bool_)
-        left = _chosen(asked, is_open)
+        which, positions = np.full(len(asked.keys), OPEN, np.int32), np.full(len(asked.keys), -1, np.int64)
+        left = len(asked.keys)
+        first, last = (int(asked.keys.min()), int(asked.keys.max())) if left else (0, 0)
         for number, run in enumerate(self.runs):
-            if (below is not None and self._layer_of[number] >= below) or run.span[1] < first or run.span[0] > last:
-                continue
-            found = run.locate(left.keys, left.offsets)
-            hits = np.flatnonzero(found >= 0)
-            if not len(hits):
-                continue
-            if self._puts[number]:
-                which[left.order[hits]], positions[left.order[hits]] = number, found[hits]
-            is_open[left.order[hits]] = False
-            left = _chosen(asked, is_open)
-            if not len(left.keys):
-                break
+            if left and (below is None or self._layer_of[number] < below) and run.span[0] <= last and run.span[1] >= first:
+                left -= run.locate(asked, which, positions, number if self._puts[number] else _DELETED)
+        which[which == _DELETED] = -1
         return which, positions
 
     def rows_of(self, which: NDArray[np.int32], positions: NDArray[np.int64], out: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The rows (bytes) that `resolve` has found for a stretch of keys in the order of a run: in `out`, or as they are
         mapped where they are next to each other. What stands where nothing was found is of no meaning."""
-        width = self.layout.width
+        width, low, high = self.layout.width, int(positions[0]), int(positions[-1]) + 1
+        if high - low == len(which) and which[0] >= 0 and (which == which[0]).all():
+            return packing.flat(self.runs[which[0]].rows_at(low, high))
         for number in np.unique(which[which >= 0]):
             places = np.flatnonzero(which == number)
             low, high = int(positions[places[0]]), int(positions[places[-1]]) + 1
             source = packing.flat(self.runs[number].rows_at(low, high))
-            if len(places) == len(which) == high - low:
-                return source
             packing.scatter(source, positions[places] - low, places, width, out)
         return out
 
@@ -174,10 +163,3 @@ class Layers:
                 source = packing.flat(run.rows_at(low, high))
                 packing.scatter(source, found.positions[places] - low, places, width, packing.flat(rows))
         return Block(found.keys, rows)
-
-
-def _chosen(asked: Ordered, chosen: NDArray[np.bool_]) -> Ordered:
-    """Those keys that are chosen; `order` leads to where they are in `asked`."""
-    before = np.append(0, np.cumsum(chosen))
-    at = np.flatnonzero(chosen)
-    return Ordered(asked.keys[at], at.astype(np.int32), before[asked.offsets])

@@ -18,6 +18,8 @@ from penstock.pipeline.core.hashing import bucket_of, mix
 
 MAX_KEYS = 2**31 - 1
 """Of one run; the order of more is not counted in 32 bits."""
+OPEN = -1
+"""Of a key that was not found yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,21 +36,24 @@ def ordered(keys: NDArray[np.int64], buckets: int, *, name: str) -> Ordered:
     """`Refused` when a key is there twice; `name` says of what, for the error."""
     if len(keys) > MAX_KEYS:
         raise Refused(f"{name}: {len(keys)} keys at once, at most {MAX_KEYS}")
-    found = _by_bucket(np.ascontiguousarray(keys), buckets)
-    if disordered(found.keys, found.offsets) < 0:
+    found, rising = _by_bucket(np.ascontiguousarray(keys), buckets)
+    if rising:
         return found
     by_key = np.argsort(keys, kind="stable").astype(np.int32)
-    found = _by_bucket(keys[by_key], buckets)
-    twice = disordered(found.keys, found.offsets)
-    if twice >= 0:
-        raise Refused(f"{name}: key {found.keys[twice]} is there twice")
+    found, rising = _by_bucket(keys[by_key], buckets)
+    if not rising:
+        raise Refused(f"{name}: key {found.keys[disordered(found.keys, found.offsets)]} is there twice")
     return Ordered(found.keys, by_key[found.order], found.offsets)
 
 
-def locate(keys: NDArray[np.int64], offsets: NDArray[np.int64], asked: NDArray[np.int64], positions: NDArray[np.int64]) -> None:
-    """Where each of `asked` stands in a run, into `positions` (int64[n]); -1 where it does not. `asked` is in the order of a
-    run, and may hold a key more than once. `keys[0]` stands at position `offsets[0]` of the run."""
-    _locate(keys, offsets, asked, positions)
+def locate(
+    keys: NDArray[np.int64], offsets: NDArray[np.int64], asked: Ordered,
+    which: NDArray[np.int32], positions: NDArray[np.int64], number: int,
+) -> int:  # fmt: skip
+    """Looks for those of the `asked` keys whose `which` (int32[n]) is still `OPEN` in a run, or in a stretch of whole buckets of
+    one, whose buckets start at `offsets`: `keys[0]` stands at position `offsets[0]`. Where one is found `which` becomes `number`,
+    and `positions` (int64[n]) its position. How many were found."""
+    return int(_locate(keys, offsets, asked.keys, asked.offsets, which, positions, number))
 
 
 def disordered(keys: NDArray[np.int64], offsets: NDArray[np.int64]) -> int:
@@ -56,15 +61,15 @@ def disordered(keys: NDArray[np.int64], offsets: NDArray[np.int64]) -> int:
     return int(_disordered(keys, offsets))
 
 
-def _by_bucket(keys: NDArray[np.int64], buckets: int) -> Ordered:
+def _by_bucket(keys: NDArray[np.int64], buckets: int) -> tuple[Ordered, bool]:
+    """Sorted by bucket, and whether each bucket's keys rise, too."""
     found = Ordered(np.empty(len(keys), np.int64), np.empty(len(keys), np.int32), np.zeros(buckets + 1, np.int64))
-    _order(keys, found.order, found.keys, found.offsets)
-    return found
+    return found, bool(_order(keys, found.order, found.keys, found.offsets))
 
 
 @njit(nogil=True, cache=True)
 def _order(keys, order, sorted_keys, offsets):
-    buckets, n = offsets.size - 1, keys.size
+    buckets, n, rising = offsets.size - 1, keys.size, True
     home = np.empty(n, np.uint16)
     for i in range(n):
         bucket = bucket_of(mix(keys[i]), buckets)
@@ -78,34 +83,40 @@ def _order(keys, order, sorted_keys, offsets):
         free[home[i]] = at + 1
         order[at] = i
         sorted_keys[at] = keys[i]
+        rising &= at == offsets[home[i]] or sorted_keys[at - 1] < keys[i]
+    return rising
 
 
 @njit(nogil=True, cache=True)
-def _locate(keys, offsets, asked, positions):
-    buckets, shift = offsets.size - 1, offsets[0]
-    at, bucket = np.int64(0), np.int64(-1)
-    for i in range(asked.size):
-        key = asked[i]
-        own = bucket_of(mix(key), buckets)
-        if own != bucket:
-            bucket = own
-            at = offsets[own] - shift
-        end = offsets[own + 1] - shift
-        # The first position at or beyond `at` whose key is not smaller: steps of 1, 2, 4, ..., then halves of the last.
-        if at < end and keys[at] < key:
-            step = np.int64(1)
-            while at + step < end and keys[at + step] < key:
-                at += step
-                step += step
-            high = min(at + step, end)
-            while high - at > 1:
-                middle = (at + high) >> 1
-                if keys[middle] < key:
-                    at = middle
-                else:
-                    high = middle
-            at = high
-        positions[i] = at + shift if at < end and keys[at] == key else -1
+def _locate(keys, offsets, asked, asked_offsets, which, positions, number):
+    shift, hits = offsets[0], 0
+    for bucket in range(offsets.size - 1):
+        at, end = offsets[bucket] - shift, offsets[bucket + 1] - shift
+        if at == end:
+            continue
+        for i in range(asked_offsets[bucket], asked_offsets[bucket + 1]):
+            if which[i] != OPEN:
+                continue
+            key = asked[i]
+            # The first position at or beyond `at` whose key is not smaller: steps of 1, 2, 4, ..., then halves of the last.
+            if at < end and keys[at] < key:
+                step = np.int64(1)
+                while at + step < end and keys[at + step] < key:
+                    at += step
+                    step += step
+                high = min(at + step, end)
+                while high - at > 1:
+                    middle = (at + high) >> 1
+                    if keys[middle] < key:
+                        at = middle
+                    else:
+                        high = middle
+                at = high
+            if at < end and keys[at] == key:
+                which[i] = number
+                positions[i] = at + shift
+                hits += 1
+    return hits
 
 
 @njit(nogil=True, cache=True)

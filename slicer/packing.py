@@ -17,7 +17,9 @@ from penstock.pipeline.core.hashing import bucket_of, load_word, mix, prefetch, 
 
 U64 = np.uint64
 GROUP = 64
-AHEAD = 48
+AHEAD = 24
+USUAL = 128
+"""Bytes of the usual row, 32 floats: a length known when compiling becomes a few vector moves, not a loop or a call."""
 LINE = 64
 _MOST_LINES = 8
 _EXPONENTS, _ONE_UP, _SIGNS = U64(0x7F8000007F800000), U64(0x0080000000800000), U64(0x8000000080000000)
@@ -49,13 +51,8 @@ def prefetch_row(source, at, width):
 
 @njit(inline="always", cache=True)
 def copy_row(target, at, source, start, width):
-    if width == 128:
-        # The usual row of 32 floats: a length known when compiling becomes a few vector moves, not a call.
-        copy_bytes(target, at, source, start, 128)
-    elif width == 64:
-        copy_bytes(target, at, source, start, 64)
-    elif width == 256:
-        copy_bytes(target, at, source, start, 256)
+    if width == USUAL:
+        copy_bytes(target, at, source, start, USUAL)
     else:
         copy_bytes(target, at, source, start, width)
 
@@ -63,13 +60,24 @@ def copy_row(target, at, source, start, width):
 @njit(inline="always", cache=True)
 def infinite(data, at, width):
     """Whether one of the float32 in these bytes has all exponent bits set: is a NaN or an infinity."""
-    found, i = U64(0), np.int64(0)
-    while i + 8 <= width:
-        found |= (load_word(data, at + i) & _EXPONENTS) + _ONE_UP
-        i += 8
-    if i < width:
-        found |= U64(data[at + i + 3] & 0x7F == 0x7F and data[at + i + 2] >= 0x80) << U64(31)
+    found = U64(0)
+    for word in range(width >> 3):
+        found |= (load_word(data, at + (word << 3)) & _EXPONENTS) + _ONE_UP
+    if width & 7:
+        last = at + width - 4
+        found |= U64(data[last + 3] & 0x7F == 0x7F and data[last + 2] >= 0x80) << U64(31)
     return found & _SIGNS != U64(0)
+
+
+@njit(inline="always", cache=True)
+def unequal(one, at, other, start, width):
+    """Whether `width` bytes of two uint8 arrays differ."""
+    found = U64(0)
+    for word in range(width >> 3):
+        found |= load_word(one, at + (word << 3)) ^ load_word(other, start + (word << 3))
+    for i in range(width & ~7, width):
+        found |= U64(one[at + i] ^ other[start + i])
+    return found != U64(0)
 
 
 @njit(nogil=True, cache=True)
@@ -80,15 +88,15 @@ def _gather(source, order, width, target):
         copy_row(target, i * width, source, order[i] * np.int64(width), width)
 
 
-@njit(nogil=True, cache=True)
-def _gather_finite(source, order, width, target):
+@njit(inline="always", cache=True)
+def _checked(source, order, width, target):
     n = order.size
     for low in range(0, n, GROUP):
         high = min(low + GROUP, n)
         bad = False
         for i in range(low, high):
             prefetch_row(source, order[min(i + AHEAD, n - 1)] * np.int64(width), width)
-            copy_row(target, i * width, source, order[i] * np.int64(width), width)
+            copy_bytes(target, i * width, source, order[i] * np.int64(width), width)
         for i in range(low, high):
             bad |= infinite(target, i * width, width)
         if bad:
@@ -99,6 +107,13 @@ def _gather_finite(source, order, width, target):
 
 
 @njit(nogil=True, cache=True)
+def _gather_finite(source, order, width, target):
+    if width == USUAL:
+        return _checked(source, order, USUAL, target)
+    return _checked(source, order, width, target)
+
+
+@njit(nogil=True, cache=True)
 def _scatter(source, positions, places, width, target):
     for i in range(places.size):
         copy_row(target, places[i] * width, source, positions[i] * width, width)
@@ -106,26 +121,45 @@ def _scatter(source, positions, places, width, target):
 
 @njit(nogil=True, cache=True)
 def _add_puts(keys, data, width, digests):
+    if width == USUAL:
+        for i in range(keys.size):
+            mixed = mix(keys[i])
+            digests[bucket_of(mixed, digests.size)] += put_hash(mixed, data, i * USUAL, USUAL)
+        return
     for i in range(keys.size):
         mixed = mix(keys[i])
         digests[bucket_of(mixed, digests.size)] += put_hash(mixed, data, i * width, width)
 
 
 @njit(nogil=True, cache=True)
-def _differing(new, old, rows, width, picked):
+def _differing(new, old, old_is_there, width, picked):
     count = 0
-    for row in range(rows):
-        at, found, i = row * width, U64(0), np.int64(0)
-        while i + 8 <= width:
-            found |= load_word(new, at + i) ^ load_word(old, at + i)
-            i += 8
-        while i < width:
-            found |= U64(new[at + i] ^ old[at + i])
-            i += 1
-        if found:
-            picked[count] = row
+    for i in range(old_is_there.size):
+        if not old_is_there[i] or unequal(new, i * width, old, i * width, width):
+            picked[count] = i
             count += 1
     return count
+
+
+@njit(inline="always", cache=True)
+def _changed(source, order, old, old_is_there, width, picked):
+    n, count = order.size, 0
+    for i in range(n):
+        prefetch_row(source, order[min(i + AHEAD, n - 1)] * np.int64(width), width)
+        at = order[i] * np.int64(width)
+        if infinite(source, at, width):
+            return -1 - i
+        if not old_is_there[i] or unequal(source, at, old, i * width, width):
+            picked[count] = i
+            count += 1
+    return count
+
+
+@njit(nogil=True, cache=True)
+def _differing_finite(source, order, old, old_is_there, width, picked):
+    if width == USUAL:
+        return _changed(source, order, old, old_is_there, USUAL, picked)
+    return _changed(source, order, old, old_is_there, width, picked)
 
 
 @njit(nogil=True, cache=True)
@@ -163,10 +197,20 @@ def add_puts(keys: NDArray[np.int64], rows: NDArray[np.uint8], width: int, diges
     _add_puts(keys, rows, width, digests)
 
 
-def differing(new: NDArray[np.uint8], old: NDArray[np.uint8], rows: int, width: int) -> NDArray[np.int64]:
-    """Which of the first `rows` rows (bytes) are not the same in both."""
-    picked = np.empty(rows, np.int64)
-    return picked[: _differing(new, old, rows, width, picked)]
+def differing(new: NDArray[np.uint8], old: NDArray[np.uint8], old_is_there: NDArray[np.bool_], width: int) -> NDArray[np.int64]:
+    """Which rows (bytes) are not the same in both; those that `old` does not have are not."""
+    picked = np.empty(len(old_is_there), np.int64)
+    return picked[: _differing(new, old, old_is_there, width, picked)]
+
+
+def differing_finite(
+    source: NDArray[np.uint8], order: NDArray[np.int32], old: NDArray[np.uint8], old_is_there: NDArray[np.bool_], width: int
+) -> NDArray[np.int64] | int:
+    """As `differing`, of the float32 rows `order` of `source`, where they are; or the first index into `order` whose row holds
+    a NaN or an infinity."""
+    picked = np.empty(len(order), np.int64)
+    count = int(_differing_finite(source, order, old, old_is_there, width, picked))
+    return picked[:count] if count >= 0 else -1 - count
 
 
 def touch(data: NDArray[np.uint8]) -> None:

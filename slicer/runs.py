@@ -22,7 +22,7 @@ from penstock.pipeline.ports.store import ObjectStore
 from . import packing
 from .arrow_frame import PREFIX, schema_length
 from .mapping import mapped
-from .ordering import disordered, locate, ordered
+from .ordering import OPEN, Ordered, disordered, locate, ordered
 from .run_layout import RunLayout, TableLayout, parsed
 from .run_writing import digest_hex
 
@@ -99,25 +99,24 @@ class Run:
     def find(self, keys: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Positions (int64[n], -1 where not found) of distinct keys in any order, and which are there."""
         asked = ordered(keys, len(self.offsets) - 1, name=self.info.path)
-        positions = np.empty(len(keys), np.int64)
-        positions[asked.order] = self.locate(asked.keys, asked.offsets)
-        return positions, positions >= 0
+        which, positions = np.full(len(keys), OPEN, np.int32), np.full(len(keys), -1, np.int64)
+        self.locate(asked, which, positions, 0)
+        found = np.empty(len(keys), np.int64)
+        found[asked.order] = positions
+        return found, found >= 0
 
-    def locate(self, keys: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Positions (int64[n], -1 where not found) of keys in the order of a run, whose buckets start at `offsets`."""
-        positions = np.full(len(keys), -1, np.int64)
+    def locate(self, asked: Ordered, which: NDArray[np.int32], positions: NDArray[np.int64], number: int) -> int:
+        """As `ordering.locate` says, in this run."""
         if self._memory is not None:
-            locate(self.keys(), self.offsets, keys, positions)
-            return positions
-        wanted = np.flatnonzero((np.diff(offsets) > 0) & (np.diff(self.offsets) > 0))
+            return locate(self.keys(), self.offsets, asked, which, positions, number)
+        before, hits = np.append(0, np.cumsum(which == OPEN))[asked.offsets], 0
+        wanted = np.flatnonzero((np.diff(before) > 0) & (np.diff(self.offsets) > 0))
         for first, last in _joined(self.offsets[wanted], self.offsets[wanted + 1], NEAR // 8):
-            buckets = slice(int(wanted[first]), int(wanted[last]) + 2)
-            low, high = self.offsets[buckets][[0, -1]]
-            own = slice(offsets[buckets][0], offsets[buckets][-1])
+            low, high = self.offsets[wanted[first]], self.offsets[wanted[last] + 1]
             # Buckets outside of the stretch count as empty: their keys are not looked for here.
-            bounds = np.clip(self.offsets, low, high)
-            locate(self.keys_at(low, high), bounds, keys[own], positions[own])
-        return positions
+            keys, bounds = self.keys_at(int(low), int(high)), np.clip(self.offsets, low, high)
+            hits += locate(keys, bounds, asked, which, positions, number)
+        return hits
 
     def take(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
         """uint8[n, width] of the rows at rising positions."""

@@ -1,14 +1,17 @@
 """Slices a table into runs: one pass over it, one budget of memory. Knows neither checkpoint formats nor versions.
 
-Each run is a budget's worth of rows in the order of a run, so nothing is ever sorted as a whole: who reads a range of
+Each run is half a budget's worth of rows in the order of a run, so nothing is ever sorted as a whole: who reads a range of
 buckets takes one stretch of every run. Row ranges can be sliced by different processes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +28,11 @@ from .row_source import RowSource
 from .run_layout import TableLayout
 from .run_writing import write_rows, write_tombstones
 
+P = TypeVar("P")
+R = TypeVar("R")
 BUDGET = 128 << 20
+THREADS = 2
+"""Stretches of rows that are worked on at a time; they share the budget."""
 KEY_BYTES = 24
 """What sorting holds a row: its key twice, its place, its bucket."""
 
@@ -66,6 +73,14 @@ class SlicedDelta:
         return sum(run.bytes for run in self.runs)
 
 
+class Part(NamedTuple):
+    """Rows of a source from number `start`: int64[n] keys, float32[n, dim] values."""
+
+    start: int
+    keys: NDArray[np.int64]
+    values: NDArray[np.float32]
+
+
 def slice_table(
     source: RowSource, layout: TableLayout, store: ObjectStore, prefix: str,
     *, start: int = 0, stop: int | None = None, budget: int = BUDGET,
@@ -77,12 +92,21 @@ def slice_table(
     """
     stop = source.rows if stop is None else stop
     check_source(source, layout, start, stop)
-    digests, buffers, runs = np.zeros(layout.buckets, np.uint64), Buffers(), []
-    for low, values in stretches(source, start, stop, rows_at_once(layout, budget)):
-        keys = row_keys(source, low, low + len(values))
-        found = ordered(keys, layout.buckets, name=f"table {layout.table}")
-        rows = encoding.of_values(layout, found, values)
-        runs.append(write_rows(store, prefix, low, layout, found, rows, digests=digests, buffers=buffers))
+    digests, runs = np.zeros(layout.buckets, np.uint64), []
+    free = deque(Buffers() for _ in range(THREADS))
+
+    def write(part: Part) -> tuple[RunInfo, NDArray[np.uint64]]:
+        found = ordered(part.keys, layout.buckets, name=f"table {layout.table}")
+        rows, own, buffers = encoding.of_values(layout, found, part.values), np.zeros_like(digests), free.popleft()
+        try:
+            return write_rows(store, prefix, part.start, layout, found, rows, digests=own, buffers=buffers), own
+        finally:
+            free.append(buffers)
+
+    parts = stretches(source, start, stop, rows_at_once(layout, budget))
+    for info, own in in_step(write, parts):
+        runs.append(info)
+        digests += own
     if len(runs) > 1 and source.keys(start, start) is not None:
         check_distinct(store, runs, layout, budget=budget)
     return SlicedTable(tuple(runs), digests)
@@ -128,35 +152,40 @@ def check_source(source: RowSource, layout: TableLayout, start: int, stop: int) 
 
 
 def rows_at_once(layout: TableLayout, budget: int) -> int:
-    return max(1, min(MAX_KEYS, budget // (4 * layout.dim + KEY_BYTES)))
+    return max(1, min(MAX_KEYS, budget // THREADS // (4 * layout.dim + KEY_BYTES)))
 
 
-def row_keys(source: RowSource, start: int, stop: int) -> NDArray[np.int64]:
-    keys = source.keys(start, stop)
-    return np.arange(start, stop) if keys is None else keys
-
-
-def stretches(
-    source: RowSource, start: int, stop: int, step: int, *, held: int = 1
-) -> Generator[tuple[int, NDArray[np.float32]], None, None]:
-    """Rows [start, stop), `step` at a time, each with the number of its first row. An array stays as it is while `held - 1`
-    more are asked for. What is mapped is brought into memory one stretch ahead."""
-    buffers = [np.empty((min(step, stop - start), source.dim), np.float32) for _ in range(held)]
+def stretches(source: RowSource, start: int, stop: int, step: int) -> Generator[Part, None, None]:
+    """Rows [start, stop), `step` at a time. A part stays as it is while `THREADS - 1` more are asked for. What is mapped is
+    brought into memory one stretch ahead."""
+    buffers = [np.empty((min(step, stop - start), source.dim), np.float32) for _ in range(THREADS)]
     with ThreadPoolExecutor(1, thread_name_prefix="reading") as reader:
         ahead = reader.submit(_read, source, start, buffers[0])
         for number, low in enumerate(range(start, stop, step)):
-            values, left = ahead.result(), stop - low - step
-            mapped = not np.may_share_memory(values, buffers[number % held])
-            following = buffers[(number + 1) % held][: max(left, 0)]
+            part, left = ahead.result(), stop - low - step
+            mapped = not np.may_share_memory(part.values, buffers[number % THREADS])
+            following = buffers[(number + 1) % THREADS][: max(left, 0)]
             if mapped and left > 0:
                 ahead = reader.submit(_read, source, low + step, following)
-            yield low, values
+            yield part
             if not mapped and left > 0:
                 ahead = reader.submit(_read, source, low + step, following)
 
 
-def _read(source: RowSource, start: int, out: NDArray[np.float32]) -> NDArray[np.float32]:
-    values = source.read(start, out)
+def in_step(work: Callable[[P], R], parts: Generator[P, None, None]) -> Iterator[R]:
+    """The results of `work` in the order of `parts`, `THREADS` under way at a time, so that one fills the pauses of another."""
+    running: deque[Future[R]] = deque()
+    with closing(parts), ThreadPoolExecutor(THREADS, thread_name_prefix="slicing") as threads:
+        for part in parts:
+            running.append(threads.submit(work, part))
+            if len(running) == THREADS:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+
+
+def _read(source: RowSource, start: int, out: NDArray[np.float32]) -> Part:
+    keys, values = source.keys(start, start + len(out)), source.read(start, out)
     if not np.may_share_memory(values, out):
         packing.touch(packing.flat(values))
-    return values
+    return Part(start, np.arange(start, start + len(out)) if keys is None else keys, values)

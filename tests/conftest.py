@@ -7,6 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Compiling a kernel for the first time takes longer than any deadline of a test case.
+settings.register_profile("penstock", deadline=None)
+settings.load_profile("penstock")
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE / "support"), str(HERE)]

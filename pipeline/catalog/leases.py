@@ -42,6 +42,17 @@ def open_upload(catalog: Catalog, *, purpose: str, actor: Actor) -> Upload:
     return upload
 
 
+def join_upload(catalog: Catalog, name: str, *, purpose: str, actor: Actor) -> Upload:
+    """The upload `name`, which several processes fill; whoever comes first opens it. `Expired` when it was given up."""
+    key = keys.upload(catalog.model, checked_name(name, "run"))
+    upload = Upload(id=name, purpose=purpose, who=actor.who, status="open", created_at=actor.now)
+    try:
+        put_settled(catalog.store, key, encode(upload), Create())
+    except CommitConflict:
+        check_upload(catalog, name)
+    return upload
+
+
 def check_upload(catalog: Catalog, upload: str) -> None:
     """`Expired` unless the upload is still its owner's: the guard of a commit."""
     found = _read(catalog, Upload, keys.upload(catalog.model, upload))
@@ -143,11 +154,19 @@ def create_claim(catalog: Catalog, claim: Claim) -> Claim:
 
 
 def put_pin(catalog: Catalog, name: str, version: Version, *, actor: Actor, until: WallTime | None = None) -> Pin:
-    """Keeps a version; a pin of the same name is replaced. Retention looks at pins after it has decided and before it deletes."""
+    """Keeps a version that the refs lead to, else `NotFound`; a pin of the same name is replaced.
+
+    Retention moves the refs, then looks at the pins, then deletes; so a pin that is there before the refs are looked at is either
+    seen, or finds here that its version is gone."""
     checked_name(name, "pin")
-    catalog.manifest(version)
+    catalog.history().version(version)
     pin = Pin(id=catalog.new_id(), name=name, version=version, who=actor.who, at=actor.now, why=actor.why, until=until)
     catalog.store.put(keys.pin(catalog.model, name), encode(pin), Overwrite())
+    try:
+        catalog.history().version(version)
+    except NotFound:
+        catalog.store.delete(keys.pin(catalog.model, name))
+        raise
     return pin
 
 

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 
-from penstock.publishers.compaction import chain_length
-from penstock.publishers.compaction import compact as compact_chain
-from penstock.publishers.export import Format, export_checkpoint, export_table
-from penstock.publishers.verification import verify as verify_version
-from penstock.rollback.moment import export_moment, state_before
-from penstock.rollback.retention import apply_retention, plan_retention
-from penstock.rollback.target import before_event
-
 from ..core.errors import InvalidInput
-from ..core.ids import Version
-from ..core.times import event_time
-from .options import ConfigFile, Json, ModelName, chosen_version, existing
-from .output import human_bytes, print_json, print_table, print_versions, stderr, stdout, version_document
+from .options import ConfigFile, Json, ModelName, Reason, chosen_version, existing
+from .output import escaped, human_bytes, print_json, print_table, stdout
+from .progress import progress
+
+if TYPE_CHECKING:
+    from penstock.publishers.export import Format
+
+    from ..environment import Environment
 
 Number = Annotated[int | None, typer.Argument(metavar="VERSION", help="The live one by default.", show_default=False)]
 
@@ -31,15 +27,36 @@ class ExportDocument(msgspec.Struct, frozen=True, kw_only=True):
     rows: int
 
 
+class CompactionDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """What `compact` prints. `chain`: how many versions a newcomer had to load, at most `max_chain` are wanted; `version` holds the
+    whole state now, None where nothing was written."""
+
+    chain: int
+    max_chain: int
+    due: bool
+    version: int | None
+    rows: int
+    bytes: int
+    digest: str | None
+
+
 def register(app: typer.Typer) -> None:
     for command in (verify, export, compact, retention):
         app.command()(command)
 
 
 def verify(version: Number = None, config: ConfigFile = None, model: ModelName = None, json: Json = False) -> int:
-    """Read every byte that a version needs, and check it against its digests. Exit code 3 where something is damaged."""
-    with existing(config, model) as env, stderr.status("reading"):
-        found = verify_version(env, None if version is None else Version(version))
+    """Read every byte that a version needs, and check it against its digests. Exit code 3 where something is damaged.
+
+    [dim]penstock verify
+    penstock verify 12 --json[/]
+    """
+    from penstock.publishers.verification import verify as verify_version
+
+    from ..core.ids import Version
+
+    with existing(config, model) as env, progress(env, "reading") as watched:
+        found = verify_version(watched, None if version is None else Version(version))
     if json:
         print_json(found)
     elif found.ok:
@@ -65,6 +82,7 @@ def export(
     """Write a version out: one table for people, or a checkpoint with its sidecar for a trainer to restart from.
 
     [dim]penstock export 12 --table customer --output customer.parquet
+    penstock export --table customer --before 2026-11-21T10:07:00Z --output before.parquet
     penstock export --format safetensors --output restart.safetensors[/]
     """
     if output is None:
@@ -73,25 +91,44 @@ def export(
         raise InvalidInput("give either --table T (parquet) or --format npz|safetensors (a whole checkpoint)")
     if file_format not in (None, "npz", "safetensors"):
         raise InvalidInput(f"--format {file_format}: npz or safetensors")
-    with existing(config, model) as env, stderr.status("writing"):
-        if before is not None:
-            if table is None or version is not None:
-                raise InvalidInput("--before goes with --table, and with no VERSION")
-            moment = state_before(env, before_event(event_time(before)))
-            documents = [ExportDocument(version=moment.base.version, table=table, rows=export_moment(env, moment, table, output))]
+    if before is not None and (table is None or version is not None):
+        raise InvalidInput("--before goes with --table, and with no VERSION")
+    with existing(config, model) as env, progress(env, "reading") as watched:
+        if table is None:
+            documents = _export_checkpoint(watched, version, output, "npz" if file_format == "npz" else "safetensors")
         else:
-            found = chosen_version(env, version)
-            if table is not None:
-                counts = {table: export_table(env, found, table, output)}
-            else:
-                kind: Format = "npz" if file_format == "npz" else "safetensors"
-                counts = export_checkpoint(env, found, output, kind)
-            documents = [ExportDocument(version=found.version, table=name, rows=rows) for name, rows in counts.items()]
+            documents = [_export_table(watched, version, before, table, output)]
     if json:
         print_json(documents[0] if table is not None else documents)
-    else:
-        for document in documents:
-            stdout.print(f"{output}: {document.rows:,} rows of table {document.table}, version {document.version}")
+        return
+    for document in documents:
+        text = f"{output}: {document.rows:,} rows of table {document.table}, version {document.version}"
+        stdout.print(escaped(text), soft_wrap=True)
+
+
+def _export_table(env: Environment, version: int | None, before: str | None, table: str, output: Path) -> ExportDocument:
+    """Of a moment, `version` is the one that it is counted from."""
+    env.schema.table(table)
+    if before is None:
+        from penstock.publishers.export import export_table
+
+        found = chosen_version(env.catalog, version)
+        return ExportDocument(version=found.version, table=table, rows=export_table(env, found, table, output))
+    from penstock.rollback.moment import export_moment, state_before
+    from penstock.rollback.target import before_event
+
+    from ..core.times import event_time
+
+    moment = state_before(env, before_event(event_time(before)))
+    return ExportDocument(version=moment.base.version, table=table, rows=export_moment(env, moment, table, output))
+
+
+def _export_checkpoint(env: Environment, version: int | None, output: Path, kind: Format) -> list[ExportDocument]:
+    from penstock.publishers.export import export_checkpoint
+
+    found = chosen_version(env.catalog, version)
+    counts = export_checkpoint(env, found, output, kind)
+    return [ExportDocument(version=found.version, table=name, rows=rows) for name, rows in counts.items()]
 
 
 def compact(
@@ -101,33 +138,55 @@ def compact(
     model: ModelName = None,
     json: Json = False,
 ) -> None:
-    """Write a chain as one whole state beside it, so that newcomers load less. No ref moves."""
+    """Write a chain as one whole state beside it, so that newcomers load less. No ref moves.
+
+    [dim]penstock compact[/]
+    """
+    from penstock.publishers.compaction import chain_length
+    from penstock.publishers.compaction import compact as compact_chain
+
+    from ..core.ids import Version
+
+    asked = None if version is None else Version(version)
     with existing(config, model) as env:
-        before = chain_length(env, None if version is None else Version(version))
-        if dry_run:
-            bound = env.config.retention.max_chain
-            print_json({"chain": before, "max_chain": bound, "due": before > bound}) if json else stdout.print(
-                f"the chain has {before} versions; compaction is due beyond {bound}"
-            )
-            return
-        with stderr.status("merging"):
-            found = compact_chain(env, None if version is None else Version(version), why="compaction")
-        document = version_document(found, env.catalog.refs(), env.schema.buckets)
-    print_json(document) if json else print_versions([document])
+        chain, bound = chain_length(env, asked), env.config.retention.max_chain
+        found = None
+        if not dry_run:
+            with progress(env, "merging") as watched:
+                found = compact_chain(watched, asked, why="compaction")
+        document = CompactionDocument(
+            chain=chain, max_chain=bound, due=chain > bound, version=None if found is None else found.version,
+            rows=0 if found is None else found.rows, bytes=0 if found is None else found.bytes,
+            digest=None if found is None else found.digest(env.schema.buckets)[1],
+        )  # fmt: skip
+    if json:
+        print_json(document)
+        return
+    stdout.print(f"the chain had {chain} versions; compaction is due beyond {bound}")
+    if found is not None:
+        stdout.print(
+            f"version {found.version} holds the whole state {found.state}: {found.rows:,} rows, {human_bytes(found.bytes)}"
+        )
 
 
 def retention(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and delete nothing.")] = False,
-    reason: Annotated[str, typer.Option("--reason", help="Why; it goes into the history.")] = "retention",
+    reason: Reason = "retention",
     config: ConfigFile = None,
     model: ModelName = None,
     json: Json = False,
 ) -> None:
-    """Expire what no ref, pin, running publish or recovery window needs."""
+    """Expire what no ref, pin, running publish or recovery window needs.
+
+    [dim]penstock retention --dry-run[/]
+    """
+    from penstock.rollback.retention import apply_retention, plan_retention
+
     with existing(config, model) as env:
         plan = plan_retention(env)
         if not dry_run:
-            plan = apply_retention(env, plan, why=reason)
+            with progress(env, "deleting") as watched:
+                plan = apply_retention(watched, plan, why=reason)
     if json:
         print_json(plan)
         return
@@ -135,3 +194,5 @@ def retention(
     stdout.print(f"versions that {verb}: {', '.join(map(str, plan.expired_versions)) or 'none'}")
     stdout.print(f"{len(plan.expired_objects):,} objects, {human_bytes(plan.freed_bytes)}")
     print_table(["version", "kept because"], [(kept.version, ", ".join(kept.reasons)) for kept in plan.kept])
+    if plan.delta_due:
+        stdout.print("[yellow]a delta is due: half of what the log holds lies past the newest version[/]")

@@ -7,10 +7,8 @@ from typing import Annotated
 
 import typer
 
-from penstock.slicer.inspect import inspect_checkpoint, inspect_with_checksums, proposed_tables
-
 from .options import Json
-from .output import print_json, print_table, stderr, stdout
+from .output import escaped, print_json, print_table, stderr, stdout
 
 
 def register(app: typer.Typer) -> None:
@@ -27,12 +25,14 @@ def inspect(
     [dim]penstock inspect checkpoints/step_100.pt
     penstock inspect model.safetensors --checksums --json[/]
     """
+    from penstock.slicer.inspect import inspect_checkpoint, inspect_with_checksums, proposed_tables
+
     with stderr.status("reading"):
         found = inspect_with_checksums(path) if checksums else inspect_checkpoint(path)
     if json:
         print_json(found)
         return
-    stdout.print(f"[bold]{path}[/]: {found.format}, {len(found.tensors)} tensors")
+    stdout.print(f"[bold]{escaped(path)}[/]: {found.format}, {len(found.tensors)} tensors", soft_wrap=True)
     print_table(
         ["tensor", "role", "dtype", "shape", *(["sha256"] if checksums else [])],
         [
@@ -42,4 +42,4 @@ def inspect(
     )
     if proposed := proposed_tables("NAME", found.tensors):
         stdout.print("\n[bold]proposed config[/]")
-        stdout.print(proposed, markup=False)
+        stdout.print(proposed, markup=False, soft_wrap=True, end="")

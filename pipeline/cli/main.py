@@ -2,27 +2,49 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+from typing import Annotated
 
 import typer
-from rich.markup import escape
 from typer.exceptions import Abort, Exit, TyperException
 
-from ..core.errors import PenstockError, StorageFull
+from ..core.errors import InvalidInput, PenstockError, StorageFull
 from . import care, demo, inspection, moves, publish, rollback, serve, status
-from .output import stderr
+from .output import escaped, stderr, stdout
 
+INTERRUPTED = 130
+FULL = (errno.ENOSPC, errno.EDQUOT)
 app = typer.Typer(
     name="penstock",
     help="Continuous delivery of recommendation models: snapshots, deltas, realtime updates, rollback.",
+    epilog="Exit codes: 0 done, 2 usage or config, 3 refused, 4 conflict, 5 not found, 6 a dependency is not reachable, 1 else.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
     rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 for module in (publish, moves, rollback, serve, status, care, inspection, demo):
     module.register(app)
+
+
+def show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        stdout.print(f"penstock {version('penstock')}")
+        raise Exit
+
+
+@app.callback()
+def penstock(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Continuous delivery of recommendation models: snapshots, deltas, realtime updates, rollback."""
 
 
 def main() -> None:
@@ -38,14 +60,16 @@ def run(arguments: list[str]) -> int:
     except Exit as stopped:
         return int(stopped.exit_code)
     except TyperException as error:
-        return failed(error.format_message(), "--help shows what a command takes", 2)
+        return failed(error.format_message(), "--help shows what a command takes", InvalidInput.exit_code)
     except (Abort, KeyboardInterrupt):
-        return failed("interrupted", "", 130)
+        return failed("interrupted", "", INTERRUPTED)
     except BrokenPipeError:
+        # Whoever read has enough; the interpreter must not try to flush what is left.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        kind = StorageFull.exit_code if error.errno in (28, 122) else 1
-        return failed(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), "", kind)
+        code = StorageFull.exit_code if error.errno in FULL else 1
+        return failed(": ".join(str(part) for part in (error.strerror or error, error.filename) if part), "", code)
     except Exception as error:  # noqa: BLE001  the last resort of a command line: say what it is, keep the traceback for those who ask
         if os.environ.get("PENSTOCK_TRACEBACK"):
             raise
@@ -54,7 +78,8 @@ def run(arguments: list[str]) -> int:
 
 
 def failed(message: object, hint: str, code: int) -> int:
-    stderr.print(f"[bold red]error:[/] {escape(str(message))}", markup=True, soft_wrap=True)
+    """One line that says what and why, then a hint."""
+    stderr.print(f"[bold red]error:[/] {escaped(' '.join(str(message).split()))}", soft_wrap=True)
     if hint:
-        stderr.print(f"[dim]hint:[/] {hint}", soft_wrap=True)
+        stderr.print(f"[dim]hint:[/] {escaped(hint)}", soft_wrap=True)
     return code

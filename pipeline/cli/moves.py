@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 
-from penstock.publishers.promotion import promote as promote_ref
-from penstock.rollback import freezing
-
-from ..catalog import leases
-from ..core.ids import Version
-from ..core.refs import Refs
-from ..core.times import format_time, parse_duration
-from .options import ConfigFile, Json, ModelName, Reason, RefName, existing
+from .options import ConfigFile, Json, ModelName, Reason, RefName, existing, stored
 from .output import print_json, print_table, print_versions, stdout, version_document
+
+if TYPE_CHECKING:
+    from ..core.refs import Refs
 
 Number = Annotated[int, typer.Argument(metavar="VERSION")]
 
@@ -49,32 +45,40 @@ def register(app: typer.Typer) -> None:
 
 
 def versions(config: ConfigFile = None, model: ModelName = None, json: Json = False) -> None:
-    """List the versions, newest last."""
-    with existing(config, model) as env:
-        refs = env.catalog.refs()
-        found = env.catalog.history(refs)
-        manifests = sorted([*found.trunk, *found.bases.values()], key=lambda m: m.version)
-        documents = [version_document(manifest, refs, env.schema.buckets) for manifest in manifests]
-        print_json(documents) if json else print_versions(documents)
+    """List the versions, newest last.
+
+    [dim]penstock versions --json[/]
+    """
+    catalog = stored(config, model)
+    refs, buckets = catalog.refs(), catalog.schema().buckets
+    found = catalog.history(refs)
+    manifests = sorted([*found.trunk, *found.bases.values()], key=lambda m: m.version)
+    documents = [version_document(manifest, refs, buckets) for manifest in manifests]
+    print_json(documents) if json else print_versions(documents)
 
 
 def history(config: ConfigFile = None, model: ModelName = None, json: Json = False) -> None:
-    """List every move of a ref: who, when and why."""
-    with existing(config, model) as env:
-        moves = [
-            MoveDocument(
-                generation=refs.generation, at=format_time(refs.move.at), who=refs.move.who, what=refs.move.what, why=refs.move.why,
-                trunk=refs.trunk, timeline=refs.timeline, refs={name: ref.version for name, ref in refs.refs.items()},
-            )
-            for refs in env.catalog.moves()
-        ]  # fmt: skip
-        if json:
-            print_json(moves)
-        else:
-            print_table(
-                ["move", "when", "who", "what", "why", "refs"],
-                [(m.generation, m.at, m.who, m.what, m.why, " ".join(f"{n}={v}" for n, v in m.refs.items())) for m in moves],
-            )
+    """List every move of a ref: who, when and why.
+
+    [dim]penstock history[/]
+    """
+    from ..core.times import format_time
+
+    moves = [
+        MoveDocument(
+            generation=refs.generation, at=format_time(refs.move.at), who=refs.move.who, what=refs.move.what, why=refs.move.why,
+            trunk=refs.trunk, timeline=refs.timeline, refs={name: ref.version for name, ref in refs.refs.items()},
+        )
+        for refs in stored(config, model).moves()
+    ]  # fmt: skip
+    if json:
+        print_json(moves)
+        return
+    print_table(
+        ["move", "when", "who", "what", "why", "refs"],
+        [(m.generation, f"{m.at[:19]}Z", m.who, m.what, m.why, " ".join(f"{n}={v}" for n, v in m.refs.items())) for m in moves],
+        spare=("move", "refs"),
+    )
 
 
 def promote(
@@ -89,6 +93,10 @@ def promote(
 
     [dim]penstock promote 12 --ref canary --reason "gate passed"[/]
     """
+    from penstock.publishers.promotion import promote as promote_ref
+
+    from ..core.ids import Version
+
     with existing(config, model) as env:
         _show(promote_ref(env, Version(version), ref=ref, why=reason), ref, json)
 
@@ -106,11 +114,16 @@ def pin(
 
     [dim]penstock pin 12 --reason "audit of November" --for 90d[/]
     """
-    with existing(config, model) as env:
-        actor = env.actor(reason)
-        until = None if lasts is None else actor.now + parse_duration(lasts)
-        found = leases.put_pin(env.catalog, name or f"version-{version}", Version(version), actor=actor, until=until)  # type: ignore[arg-type]
-        print_json(found) if json else stdout.print(f"pinned version {found.version} as {found.name}")
+    from ..catalog import leases
+    from ..catalog.catalog import Actor
+    from ..core.ids import Version
+    from ..core.times import WallTime, parse_duration
+    from ..environment import current_user, system_clock
+
+    actor = Actor(who=current_user(), now=system_clock(), why=reason)
+    until = None if lasts is None else WallTime(actor.now + parse_duration(lasts))
+    found = leases.put_pin(stored(config, model), name or f"version-{version}", Version(version), actor=actor, until=until)
+    print_json(found) if json else stdout.print(f"pinned version {found.version} as {found.name}")
 
 
 def unpin(
@@ -119,10 +132,14 @@ def unpin(
     model: ModelName = None,
     json: Json = False,
 ) -> None:
-    """Let go of a pinned version."""
-    with existing(config, model) as env:
-        found = leases.remove_pin(env.catalog, f"version-{name}" if name.isdigit() else name)
-        print_json(found) if json else stdout.print(f"unpinned version {found.version}")
+    """Let go of a pinned version.
+
+    [dim]penstock unpin 12[/]
+    """
+    from ..catalog import leases
+
+    found = leases.remove_pin(stored(config, model), f"version-{name}" if name.isdigit() else name)
+    print_json(found) if json else stdout.print(f"unpinned version {found.version}")
 
 
 def freeze(reason: Reason, ref: RefName = "live", config: ConfigFile = None, model: ModelName = None, json: Json = False) -> None:
@@ -130,6 +147,8 @@ def freeze(reason: Reason, ref: RefName = "live", config: ConfigFile = None, mod
 
     [dim]penstock freeze --reason "AUC falls"[/]
     """
+    from penstock.rollback import freezing
+
     with existing(config, model) as env:
         _show(freezing.freeze(env, ref, why=reason), ref, json)
 
@@ -137,7 +156,12 @@ def freeze(reason: Reason, ref: RefName = "live", config: ConfigFile = None, mod
 def thaw(
     ref: RefName = "live", reason: Reason = "", config: ConfigFile = None, model: ModelName = None, json: Json = False
 ) -> None:
-    """Let the replicas of a frozen ref go on."""
+    """Let the replicas of a frozen ref go on.
+
+    [dim]penstock thaw --reason "false alarm"[/]
+    """
+    from penstock.rollback import freezing
+
     with existing(config, model) as env:
         _show(freezing.thaw(env, ref, why=reason), ref, json)
 

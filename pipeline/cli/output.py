@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from ..core.manifest import Manifest
-from ..core.refs import Refs
-from ..core.times import format_time
+if TYPE_CHECKING:
+    from ..core.manifest import Manifest
+    from ..core.refs import Refs
 
 WIDE = 200
 """Columns of a table that goes into a file or a pipe."""
@@ -25,13 +26,33 @@ def print_json(document: object) -> None:
     sys.stdout.flush()
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> None:
-    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*("" if cell is None else str(cell) for cell in row))
-    stdout.print(table)
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, spare: Sequence[str] = ()) -> None:
+    """`spare` columns are left out, the first one first, as far as the terminal is too narrow for all."""
+    stdout.print(fitting_table(columns, rows, spare=spare, width=stdout.width))
+
+
+def fitting_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, spare: Sequence[str], width: int) -> Table:
+    """Cells are text as it is, without markup; numbers stand to the right."""
+    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    widths = [max(len(column), *(len(row[at]) for row in cells), 0) for at, column in enumerate(columns)]
+    kept = list(range(len(columns)))
+    for name in spare:
+        if sum(widths[at] + 2 for at in kept) - 2 > width:
+            kept.remove(columns.index(name))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for at in kept:
+        number = bool(cells) and all(row[at][:1].isdigit() and row[at].replace(",", "").isdigit() or not row[at] for row in cells)
+        table.add_column(columns[at], overflow="fold", justify="right" if number else "left")
+    for row in cells:
+        table.add_row(*(escaped(row[at]) for at in kept))
+    return table
+
+
+def escaped(text: object) -> str:
+    """Text in which brackets are brackets, for a console that reads markup."""
+    from rich.markup import escape
+
+    return escape(str(text))
 
 
 def human_bytes(count: float) -> str:
@@ -71,6 +92,8 @@ class VersionDocument(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def version_document(manifest: Manifest, refs: Refs, buckets: int) -> VersionDocument:
+    from ..core.times import format_time
+
     digest_of, digest = manifest.digest(buckets)
     return VersionDocument(
         version=manifest.version, timeline=manifest.timeline, state=str(manifest.state), kind=manifest.kind, base=manifest.base,
@@ -82,10 +105,11 @@ def version_document(manifest: Manifest, refs: Refs, buckets: int) -> VersionDoc
 
 def print_versions(documents: Sequence[VersionDocument]) -> None:
     print_table(
-        ["version", "state", "kind", "base", "rows", "tombstones", "size", "trained through", "digest", "refs"],
+        ["version", "refs", "state", "kind", "base", "rows", "tombstones", "size", "trained through", "digest"],
         [
-            (d.version, d.state, d.kind, d.base, f"{d.rows:,}", f"{d.tombstones:,}", human_bytes(d.bytes), d.trained_through,
-             d.digest[:12], " ".join(d.refs))
+            (d.version, " ".join(d.refs), d.state, d.kind, d.base, f"{d.rows:,}", f"{d.tombstones:,}", human_bytes(d.bytes),
+             d.trained_through, d.digest[:12])
             for d in documents
         ],
+        spare=("tombstones", "digest", "base", "size"),
     )  # fmt: skip

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from penstock.publishers.delta import publish_delta
-from penstock.publishers.fanout import commit_parts, publish_part
-from penstock.publishers.folding import publish_delta_from_log
-from penstock.publishers.snapshot import publish_snapshot
-from penstock.publishers.sources import checkpoint_source, read_touched
-from penstock.slicer.sidecar import find_sidecar
+from .options import ConfigFile, Json, ModelName, Reason, born, existing
+from .output import print_json, print_versions, stdout, version_document
+from .progress import progress
 
-from ..core.checkpoint import Sidecar, decode_sidecar
-from ..core.errors import InvalidInput
-from ..core.manifest import Manifest
-from ..core.times import EventTime, event_time
-from ..environment import Environment
-from .options import ConfigFile, Json, ModelName, born, existing
-from .output import print_json, print_versions, stderr, version_document
+if TYPE_CHECKING:
+    from penstock.publishers.sources import Source
+
+    from ..core.checkpoint import Sidecar
+    from ..core.manifest import Manifest
+    from ..core.times import EventTime
+    from ..environment import Environment
 
 commands = typer.Typer(no_args_is_help=True, help="Slice a checkpoint and commit one version.")
 
@@ -28,10 +25,9 @@ Through = Annotated[
     str | None,
     typer.Option("--trained-through", help="Newest event that the checkpoint has learned from, RFC 3339.", metavar="TIME"),
 ]
-Ref = Annotated[str, typer.Option("--ref", help="The ref to move.")]
+Ref = Annotated[str, typer.Option("--ref", metavar="REF", help="The ref to move.")]
 NoPromote = Annotated[bool, typer.Option("--no-promote", help="Commit without moving a ref.")]
-Why = Annotated[str, typer.Option("--reason", help="Why; it goes into the history.")]
-Run = Annotated[str | None, typer.Option("--run", help="Names the run that all parts belong to.", metavar="ID")]
+RUN = typer.Option("--run", help="Names the run that all parts belong to.", metavar="ID")
 
 
 def register(app: typer.Typer) -> None:
@@ -47,30 +43,38 @@ def snapshot(
     part: Annotated[
         str | None, typer.Option("--part", help="Slice only part K of N; `publish commit` joins them.", metavar="K/N")
     ] = None,
-    run: Run = None,
-    reason: Why = "",
+    run: Annotated[str | None, RUN] = None,
+    reason: Reason = "",
     config: ConfigFile = None,
     model: ModelName = None,
     json: Json = False,
 ) -> None:
     """Publish a whole checkpoint.
 
-    [dim]penstock publish snapshot checkpoints/step_100.pt --trained-through 2026-11-21T10:07:00Z[/]
+    [dim]penstock publish snapshot checkpoints/step_100.pt --trained-through 2026-11-21T10:07:00Z
+    penstock publish snapshot checkpoints/step_100 --part 2/8 --run 2026-11-21[/]
     """
+    from penstock.publishers.fanout import publish_part
+    from penstock.publishers.snapshot import publish_snapshot
+    from penstock.publishers.sources import checkpoint_source
+
+    number, count = _part(part, run)
+    sidecar, through = _learned(path, trained_through)
     with born(config, model) as env, checkpoint_source(path, env.model) as source:
-        sidecar, through = _learned(path, trained_through)
-        if part is not None:
-            number, count = _part(part)
-            if run is None:
-                raise InvalidInput("--part needs --run ID, the same for all parts")
-            found = publish_part(env, source, run=run, part=number, of=count, sidecar=sidecar, trained_through=through)
-            print_json(found) if json else stderr.print(f"part {number} of {count} of run {run}: {found.rows:,} rows")
-            return
-        _show(
-            env,
-            publish_snapshot(env, source, sidecar=sidecar, trained_through=through, promote=_refs(ref, no_promote), why=reason),
-            json,
-        )
+        with progress(env, "slicing", total=_size(source) // count) as watched:
+            if part is None or run is None:
+                promote = _refs(ref, no_promote)
+                found = publish_snapshot(watched, source, sidecar=sidecar, trained_through=through, promote=promote, why=reason)
+            else:
+                made = publish_part(watched, source, run=run, part=number, of=count, sidecar=sidecar, trained_through=through)
+        if part is None:
+            _show(env, found, json)
+        elif json:
+            print_json(made)
+        else:
+            stdout.print(
+                f"part {number} of {count} of run {run}: {made.rows:,} rows; `penstock publish commit --run {run}` joins all"
+            )
 
 
 @commands.command()
@@ -85,7 +89,7 @@ def delta(
     trained_through: Through = None,
     ref: Ref = "live",
     no_promote: NoPromote = False,
-    reason: Why = "",
+    reason: Reason = "",
     config: ConfigFile = None,
     model: ModelName = None,
     json: Json = False,
@@ -95,26 +99,39 @@ def delta(
     [dim]penstock publish delta checkpoints/step_101.pt
     penstock publish delta --from-log[/]
     """
+    from penstock.publishers.delta import publish_delta
+    from penstock.publishers.folding import publish_delta_from_log
+    from penstock.publishers.sources import checkpoint_source, read_touched
+
+    from ..core.errors import InvalidInput
+
     if (path is None) != from_log:
         raise InvalidInput("give either the PATH of a checkpoint, or --from-log")
+    promote = _refs(ref, no_promote)
     if path is None:
+        if touched is not None or trained_through is not None:
+            raise InvalidInput("--from-log takes neither --touched nor --trained-through: the log says both")
         with existing(config, model) as env:
-            _show(env, publish_delta_from_log(env, promote=_refs(ref, no_promote), why=reason), json)
+            with progress(env, "folding the log") as watched:
+                found = publish_delta_from_log(watched, promote=promote, why=reason)
+            _show(env, found, json)
         return
+    sidecar, through = _learned(path, trained_through)
+    keys = None if touched is None else read_touched(touched)
     with existing(config, model) as env, checkpoint_source(path, env.model) as source:
-        sidecar, through = _learned(path, trained_through)
-        keys = None if touched is None else read_touched(touched)
-        promote = _refs(ref, no_promote)
-        found = publish_delta(env, source, sidecar=sidecar, trained_through=through, touched=keys, promote=promote, why=reason)
+        with progress(env, "slicing") as watched:
+            found = publish_delta(
+                watched, source, sidecar=sidecar, trained_through=through, touched=keys, promote=promote, why=reason
+            )
         _show(env, found, json)
 
 
 @commands.command()
 def commit(
-    run: Run,
+    run: Annotated[str, RUN],
     ref: Ref = "live",
     no_promote: NoPromote = False,
-    reason: Why = "",
+    reason: Reason = "",
     config: ConfigFile = None,
     model: ModelName = None,
     json: Json = False,
@@ -123,18 +140,25 @@ def commit(
 
     [dim]penstock publish commit --run 2026-11-21[/]
     """
+    from penstock.publishers.fanout import commit_parts
+
     with existing(config, model) as env:
-        if run is None:
-            raise InvalidInput("which run? Say --run ID")
-        _show(env, commit_parts(env, run=run, promote=_refs(ref, no_promote), why=reason), json)
+        with progress(env, "joining") as watched:
+            found = commit_parts(watched, run=run, promote=_refs(ref, no_promote), why=reason)
+        _show(env, found, json)
 
 
 def _refs(ref: str, no_promote: bool) -> tuple[str, ...]:
     return () if no_promote else (ref,)
 
 
-def _part(text: str) -> tuple[int, int]:
-    number, slash, count = text.partition("/")
+def _part(text: str | None, run: str | None) -> tuple[int, int]:
+    """K and N; of a run that is not parted, 1 and 1."""
+    from ..core.errors import InvalidInput
+
+    if (text is None) != (run is None):
+        raise InvalidInput("--part K/N and --run ID go together; the run is the same for all parts")
+    number, slash, count = (text or "1/1").partition("/")
     if not (slash and number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
         raise InvalidInput(f"--part {text}: K/N is needed with 1 <= K <= N, as in 2/8")
     return int(number), int(count)
@@ -142,9 +166,16 @@ def _part(text: str) -> tuple[int, int]:
 
 def _learned(path: Path, trained_through: str | None) -> tuple[Sidecar | None, EventTime | None]:
     """What is known of the checkpoint: from its sidecar, or as the caller says."""
-    beside = find_sidecar(path)
-    sidecar = None if beside is None else decode_sidecar(beside.read_bytes(), str(beside))
-    return sidecar, None if trained_through is None else event_time(trained_through)
+    from penstock.slicer.sidecar import read_sidecar
+
+    from ..core.times import event_time
+
+    return read_sidecar(path), None if trained_through is None else event_time(trained_through)
+
+
+def _size(source: Source) -> int:
+    """About how many bytes its tables take as slices."""
+    return sum(table.rows * (8 + 4 * table.dim) for table in source.tables.values())
 
 
 def _show(env: Environment, manifest: Manifest, json: bool) -> None:

@@ -3,41 +3,41 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 
-from penstock.rollback import execution
-from penstock.rollback.plan import RollbackPlan
-from penstock.rollback.planning import newest_checkpoint, plan_rollback
-from penstock.rollback.target import before_append, before_event, to_version
-
-from ..catalog import leases
 from ..core.errors import InvalidInput
-from ..core.ids import Timeline, Version
-from ..core.manifest import Manifest, Target
-from ..core.times import WallTime, event_time, parse_duration, parse_time
-from ..environment import Environment
-from .options import ConfigFile, Json, ModelName, existing
-from .output import print_json, print_table, stderr, stdout
+from .options import ConfigFile, Json, ModelName, Reason, existing
+from .output import escaped, print_json, print_table, stderr, stdout
 
-Moment = Annotated[str | None, typer.Option(metavar="TIME", help="")]
+if TYPE_CHECKING:
+    from penstock.rollback.confirmation import Confirmation
+    from penstock.rollback.plan import Lost, RollbackPlan
+
+    from ..core.manifest import Manifest, Target
+    from ..environment import Environment
+
+
+LOOK_S = 0.1
 
 
 class RollbackDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """What a rollback prints. `confirmed`: replicas that have reported the version, with their digests; `missing`: those not yet."""
+    """What a rollback prints. Replicas that have reported the version with the digest that it states are `confirmed`, those that
+    have not yet are `missing`, those that report another digest are `differing`."""
 
     plan: RollbackPlan | None
-    version: int | None
-    timeline: int | None
-    state: str | None
-    digest: str | None
-    rows_restored: int
-    tombstones: int
-    lost: object
-    confirmed: dict[str, str]
-    missing: list[str]
+    version: int | None = None
+    timeline: int | None = None
+    state: str | None = None
+    digest: str | None = None
+    rows_restored: int = 0
+    tombstones: int = 0
+    lost: Lost | dict[str, int] = {}
+    confirmed: dict[str, str] = {}
+    missing: tuple[str, ...] = ()
+    differing: tuple[str, ...] = ()
 
 
 def register(app: typer.Typer) -> None:
@@ -61,7 +61,7 @@ def rollback(
     table: Annotated[
         list[str] | None, typer.Option("--table", metavar="T", help="Only this table; may be given more than once.")
     ] = None,
-    reason: Annotated[str, typer.Option("--reason", help="Why; it goes into the history.")] = "",
+    reason: Reason = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and change nothing.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Finish a rollback that was begun.")] = False,
     abandon: Annotated[bool, typer.Option("--abandon", help="Give up a rollback that was begun.")] = False,
@@ -81,33 +81,61 @@ def rollback(
     penstock rollback --before 2026-11-21T10:07:00Z --reason "bot traffic"
     penstock rollback --to-version 12 --reason "bad feature" --table item[/]
     """
+    from penstock.rollback import execution
+    from penstock.rollback.planning import plan_rollback
+
+    from ..core.ids import Timeline
+
+    given = [name for name, asked in _targets(before, written_before, to, to_checkpoint) if asked]
+    if resume or abandon:
+        if given or (resume and abandon):
+            raise InvalidInput("--resume and --abandon stand alone: the rollback that was begun has its target")
+    elif len(given) != 1:
+        raise InvalidInput("where to? Give one of --before, --written-before, --to-version, --to-checkpoint")
+    elif not reason and not dry_run:
+        raise InvalidInput("a rollback needs a reason", hint='say --reason "what went wrong"')
+    wait_s = _seconds(wait)
     with existing(config, model) as env:
         if abandon:
             claim = execution.abandon(env, why=reason)
             print_json(claim) if json else stdout.print(f"the rollback to timeline {claim.timeline} is abandoned")
             return
         if resume:
-            _done(env, None, execution.resume(env), wait, json)
+            _done(env, None, execution.resume(env), wait_s, json)
             return
-        target = _target(env, before, written_before, to, to_checkpoint)
-        if not reason and not dry_run:
-            raise InvalidInput("a rollback needs a reason", hint='say --reason "what went wrong"')
+        target = _target(env, before, written_before, to)
         of = None if timeline is None else Timeline(timeline)
         plan = plan_rollback(env, target, of=of, tables=tuple(table) if table else None)
         if dry_run:
-            print_json(_document(plan, None, {}, [])) if json else show_plan(plan)
+            print_json(RollbackDocument(plan=plan, lost=plan.lost)) if json else show_plan(plan)
             return
         if not json:
             show_plan(plan)
             if not yes and stderr.is_terminal:
                 typer.confirm("Go back?", abort=True, err=True)
-        _done(env, plan, execution.execute(env, plan, why=reason), wait, json)
+        with stderr.status("fencing, and computing what goes back"):
+            done = execution.execute(env, plan, why=reason)
+        _done(env, plan, done, wait_s, json)
 
 
-def _target(env: Environment, before: str | None, written_before: str | None, to: int | None, to_checkpoint: bool) -> Target:
-    given = [before is not None, written_before is not None, to is not None, to_checkpoint]
-    if sum(given) != 1:
-        raise InvalidInput("where to? Give one of --before, --written-before, --to-version, --to-checkpoint")
+def _targets(
+    before: str | None, written_before: str | None, to: int | None, to_checkpoint: bool
+) -> list[tuple[str, bool]]:
+    return [
+        ("--before", before is not None),
+        ("--written-before", written_before is not None),
+        ("--to-version", to is not None),
+        ("--to-checkpoint", to_checkpoint),
+    ]
+
+
+def _target(env: Environment, before: str | None, written_before: str | None, to: int | None) -> Target:
+    from penstock.rollback.planning import newest_checkpoint
+    from penstock.rollback.target import before_append, before_event, to_version
+
+    from ..core.ids import Version
+    from ..core.times import WallTime, event_time, parse_time
+
     if before is not None:
         return before_event(event_time(before))
     if written_before is not None:
@@ -115,15 +143,24 @@ def _target(env: Environment, before: str | None, written_before: str | None, to
     return newest_checkpoint(env) if to is None else to_version(Version(to))
 
 
+def _seconds(duration: str) -> float:
+    from ..core.times import parse_duration
+
+    return parse_duration(duration) / 1e6
+
+
 def show_plan(plan: RollbackPlan) -> None:
     """The plan for people."""
-    stdout.print(f"[bold]Rollback of {plan.model} {plan.description}[/], on timeline {plan.of}; a new timeline {plan.timeline}")
+    stdout.print(f"[bold]Rollback of {plan.model} {escaped(plan.description)}[/]: timeline {plan.of} → {plan.timeline}")
     stdout.print(f"  starts from version {plan.base} (state {plan.base_state}, learned up to {plan.base_trained_through})")
     lost = plan.lost
     stdout.print(f"  takes back versions: {', '.join(map(str, lost.versions)) or 'none'}; moves refs: {', '.join(plan.refs)}")
     if lost.rows:
-        columns = ["lost rows of table", "publisher", "records", "rows", "tombstones", "learned from", "to"]
-        print_table(columns, [(r.table, r.publisher, r.records, f"{r.rows:,}", r.tombstones, r.first, r.last) for r in lost.rows])
+        print_table(
+            ["lost of table", "publisher", "records", "rows", "tombstones", "learned up to: first", "last"],
+            [(r.table, r.publisher, r.records, f"{r.rows:,}", f"{r.tombstones:,}", r.first, r.last) for r in lost.rows],
+            spare=("records", "learned up to: first", "publisher"),
+        )
     else:
         stdout.print("  no rows of the log are lost")
     for text, found in (
@@ -136,14 +173,27 @@ def show_plan(plan: RollbackPlan) -> None:
         stdout.print(f"  dense updates lost: {lost.dense_updates}; rows that were never sent and go back: {lost.unsent:,}")
     stdout.print(f"  a trainer restarts from: {plan.restart_from or 'the export of the new version'}")
     for holder in plan.holders:
-        stdout.print(
-            f"  replica {holder.replica} serves version {holder.version}, {holder.partitions_beyond_cut} partitions past the cut"
-        )
+        at = f"version {holder.version}, {holder.partitions_beyond_cut} partitions past the cut"
+        stdout.print(f"  replica {escaped(holder.replica)} serves {at}")
 
 
-def _done(env: Environment, plan: RollbackPlan | None, manifest: Manifest, wait: str, json: bool) -> None:
-    found = _confirmed(env, manifest, parse_duration(wait) / 1e6)
-    document = _document(plan, manifest, found.confirmed, list(found.missing), env.schema.buckets)
+def _done(env: Environment, plan: RollbackPlan | None, manifest: Manifest, wait_s: float, json: bool) -> None:
+    found = _confirmed(env, manifest, wait_s)
+    undo = {} if manifest.rollback is None else manifest.rollback.undo
+    buckets = env.schema.buckets
+    document = RollbackDocument(
+        plan=plan,
+        version=manifest.version,
+        timeline=manifest.timeline,
+        state=str(manifest.state),
+        digest=None if manifest.state_digests(buckets) is None else manifest.digest(buckets)[1],
+        rows_restored=sum(change.rows for change in undo.values()),
+        tombstones=sum(change.tombstones for change in undo.values()),
+        lost={"rows": 0 if manifest.rollback is None else manifest.rollback.lost_rows} if plan is None else plan.lost,
+        confirmed=found.confirmed,
+        missing=found.missing,
+        differing=found.differing,
+    )
     if json:
         print_json(document)
         return
@@ -152,35 +202,21 @@ def _done(env: Environment, plan: RollbackPlan | None, manifest: Manifest, wait:
         f"{document.tombstones:,} taken away"
     )
     for replica, digest in sorted(found.confirmed.items()):
-        stdout.print(f"  {replica} confirms, digest {digest}")
+        stdout.print(f"  {escaped(replica)} confirms, digest {digest}")
     if found.missing:
-        stdout.print(f"  [yellow]not yet confirmed: {', '.join(found.missing)}[/] (`penstock status` shows them)")
+        stdout.print(f"  [yellow]not yet confirmed: {escaped(', '.join(found.missing))}[/] (`penstock status` shows them)")
+    if found.differing:
+        stdout.print(f"  [bold red]digests differ: {escaped(', '.join(found.differing))}[/]; restart these, they load the version anew")
 
 
-def _confirmed(env: Environment, manifest: Manifest, seconds: float) -> execution.Confirmation:
+def _confirmed(env: Environment, manifest: Manifest, wait_s: float) -> Confirmation:
     """Waits until every replica with a live lease has confirmed, or the time is up."""
-    until = time.monotonic() + seconds
+    from penstock.rollback.confirmation import confirmation
+
+    until = time.monotonic() + wait_s
     with stderr.status("waiting for replicas to confirm"):
         while True:
-            found = execution.confirmation(manifest, leases.presences(env.catalog, now=env.clock()))
+            found = confirmation(env, manifest)
             if found.complete or time.monotonic() > until:
                 return found
-            time.sleep(0.1)
-
-
-def _document(
-    plan: RollbackPlan | None, manifest: Manifest | None, confirmed: dict[str, str], missing: list[str], buckets: int = 0
-) -> RollbackDocument:
-    undo = manifest.rollback.undo if manifest is not None and manifest.rollback is not None else {}
-    return RollbackDocument(
-        plan=plan,
-        version=None if manifest is None else manifest.version,
-        timeline=None if manifest is None else manifest.timeline,
-        state=None if manifest is None else str(manifest.state),
-        digest=None if manifest is None or manifest.state_digests(buckets) is None else manifest.digest(buckets)[1],
-        rows_restored=sum(change.rows for change in undo.values()),
-        tombstones=sum(change.tombstones for change in undo.values()),
-        lost={} if plan is None else plan.lost,
-        confirmed=confirmed,
-        missing=missing,
-    )
+            time.sleep(LOOK_S)

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import signal
-import socket
-import threading
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
-import numpy as np
 import typer
 
-from penstock.rollback.trace import trace as trace_key
-from penstock.serving.client import Client
-from penstock.serving.replica import Replica
-from penstock.serving.server import Server
-
-from ..catalog import leases
 from ..core.errors import InvalidInput, NotFound
-from ..core.ids import Version
-from ..core.times import format_time
-from ..environment import Environment
-from .options import ConfigFile, Json, ModelName, RefName, existing
+from .options import ConfigFile, Json, ModelName, RefName, existing, stored
 from .output import print_json, print_table, stderr, stdout
+
+if TYPE_CHECKING:
+    from ..catalog.catalog import Catalog
+    from ..core.ids import Version
+    from ..environment import Environment
 
 KEY_RANGE = 2**63
 
@@ -50,7 +40,8 @@ def replica(
     listen: Annotated[str, typer.Option("--listen", metavar="HOST:PORT", help="Port 0 takes a free one.")] = "127.0.0.1:8815",
     name: Annotated[str | None, typer.Option("--name", help="The replica's name.", show_default="host and process")] = None,
     at: Annotated[
-        int | None, typer.Option("--at", metavar="VERSION", help="Serve exactly this version, and follow nothing.")
+        str | None,
+        typer.Option("--at", metavar="TARGET", help="Serve exactly this version, or state TIMELINE-MARKER; follow nothing."),
     ] = None,
     config: ConfigFile = None,
     model: ModelName = None,
@@ -60,6 +51,15 @@ def replica(
     [dim]penstock replica --listen 0.0.0.0:8815
     penstock replica --ref canary --buckets 0-127[/]
     """
+    import logging
+    import os
+    import signal
+    import socket
+    import threading
+
+    from penstock.serving.replica import Replica
+    from penstock.serving.server import Server
+
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     host, port = _address(listen)
     with existing(config, model) as env:
@@ -68,7 +68,7 @@ def replica(
             name=name or f"{socket.gethostname()}-{os.getpid()}",
             ref=ref,
             buckets=_buckets(env, buckets),
-            at=None if at is None else Version(at),
+            at=None if at is None else _version_at(env.catalog, at),
         )
         server = Server(found, host=host, port=port)
         found.address = server.address
@@ -86,9 +86,9 @@ def replica(
 
 
 def lookup(
-    table: Annotated[str, typer.Option("--table", metavar="T")],
-    keys: Annotated[list[str], typer.Argument(metavar="KEY...")],
-    version: Annotated[int | None, typer.Option("--version", help="Exactly as at this version.")] = None,
+    table: Annotated[str, typer.Option("--table", metavar="T", help="Which table.")],
+    keys: Annotated[list[str], typer.Argument(metavar="KEY...", help="Numbers; negative ones after `--`.")],
+    version: Annotated[int | None, typer.Option("--version", metavar="N", help="Exactly as at this version.")] = None,
     at: Annotated[
         str | None, typer.Option("--replica", metavar="URL", help="Which replica; any that is present by default.")
     ] = None,
@@ -100,20 +100,16 @@ def lookup(
 
     [dim]penstock lookup --table customer 17850 13047[/]
     """
+    import numpy as np
+
+    from penstock.serving.client import Client
+
     numbers = [_key(key) for key in keys]
-    urls = [at]
-    if at is None:
-        with existing(config, model) as env:
-            env.schema.table(table)
-            urls = [found.address for found in leases.presences(env.catalog, now=env.clock()) if found.ready and found.address]
-        if not urls:
-            raise NotFound("no replica is present and ready", hint="start one with `penstock replica`")
-    with Client([url for url in urls if url]) as client:
+    urls = [at] if at is not None else _present(stored(config, model), table)
+    with Client(urls) as client:
         answer = client.answer(table, np.array(numbers, np.int64), version=version)
-    rows = {
-        str(k): [float(x) for x in row] if there else None
-        for k, row, there in zip(numbers, answer.rows, answer.found, strict=True)
-    }
+    found = zip(numbers, answer.rows, answer.found, strict=True)
+    rows = {str(key): [float(x) for x in row] if there else None for key, row, there in found}
     if json:
         print_json(LookupDocument(version=answer.version, timeline=answer.timeline, rows=rows))
         return
@@ -123,9 +119,21 @@ def lookup(
     )
 
 
+def _present(catalog: Catalog, table: str) -> list[str]:
+    """The addresses of the replicas that are ready."""
+    from ..catalog import leases
+    from ..environment import system_clock
+
+    catalog.schema().table(table)
+    found = [p.address for p in leases.presences(catalog, now=system_clock()) if p.ready and p.address]
+    if not found:
+        raise NotFound("no replica is present and ready", hint="start one with `penstock replica`")
+    return found
+
+
 def trace(
-    table: Annotated[str, typer.Option("--table", metavar="T")],
-    key: Annotated[str, typer.Argument(metavar="KEY")],
+    table: Annotated[str, typer.Option("--table", metavar="T", help="Which table.")],
+    key: Annotated[str, typer.Argument(metavar="KEY", help="A number; a negative one after `--`.")],
     config: ConfigFile = None,
     model: ModelName = None,
     json: Json = False,
@@ -134,35 +142,47 @@ def trace(
 
     [dim]penstock trace --table customer 17850[/]
     """
+    from penstock.rollback.trace import trace as trace_key
+
+    from ..core.times import format_time
+
     with existing(config, model) as env:
         found = trace_key(env, table, _key(key))
     if json:
         print_json(found)
         return
-    columns = ["written by", "op", "partition", "offset", "publisher", "term", "learned up to", "counts"]
     print_table(
-        columns,
+        ["when", "written by", "op", "partition", "offset", "publisher", "term", "learned up to", "counts"],
         [
             (
-                e.origin,
-                e.op,
-                e.partition,
-                e.offset,
-                e.publisher,
-                e.term,
-                format_time(e.trained_through),
-                "yes" if e.live else "no",
+                format_time(e.at)[:19] + "Z", e.origin, e.op, e.partition, e.offset, e.publisher, e.term,
+                format_time(e.trained_through), "yes" if e.live else "no",
             )
             for e in found
         ],
-    )
+        spare=("term", "partition", "offset", "publisher"),
+    )  # fmt: skip
 
 
 def _address(listen: str) -> tuple[str, int]:
     host, colon, port = listen.rpartition(":")
     if not colon or not port.isdigit() or int(port) > 65535:
         raise InvalidInput(f"--listen {listen}: HOST:PORT is needed, as in 127.0.0.1:8815")
-    return host or "0.0.0.0", int(port)  # noqa: S104  an empty host means every interface, as everywhere
+    return host or "0.0.0.0", int(port)
+
+
+def _version_at(catalog: Catalog, text: str) -> Version:
+    """The version meant by a number, or by the state TIMELINE-MARKER that it holds."""
+    from ..core.ids import State, Version
+
+    if text.isdigit():
+        return Version(int(text))
+    if text.replace("-", "", 1).isdigit():
+        found = catalog.history().of_state(State.parse(text))
+        if found is None:
+            raise NotFound(f"no version holds state {text}", hint="`penstock versions` lists them")
+        return found.version
+    raise InvalidInput(f"--at {text}: a version or a state is needed, as in 12 or 1-12")
 
 
 def _buckets(env: Environment, text: str | None) -> range | None:

@@ -13,19 +13,22 @@ take scalars are for use inside other kernels.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping
-
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from .digests import MAX_ROW_BYTES, digest_text
+
+__all__ = [
+    "MAX_ROW_BYTES", "add_puts", "add_tombstones", "bucket_of", "bucket_range", "buckets_of", "digest_text", "load_word", "mix",
+    "mulfold", "mulhigh", "partitions_of", "prefetch", "put_hash", "tombstone_hash",
+]  # fmt: skip
+
 U64 = np.uint64
 PUT, DELETE = 1, 2
 """The op codes of a row and of a tombstone."""
-MAX_ROW_BYTES = 32768
 _GOLDEN = 0x9E3779B97F4A7C15
 _P1, _P2, _P3 = U64(0x9E3779B185EBCA87), U64(0xC2B2AE3D27D4EB4F), U64(0x165667919E3779F9)
 
@@ -213,14 +216,3 @@ def add_puts(digests: NDArray[np.uint64], keys: NDArray[np.int64], rows: NDArray
 def add_tombstones(digests: NDArray[np.uint64], keys: NDArray[np.int64]) -> None:
     """Adds the hashes of deletions of `keys` (int64[n]) to `digests` (uint64[buckets])."""
     _add_tombstones(keys, digests.size, digests)
-
-
-def digest_text(tables: Mapping[str, NDArray[np.uint64]], dense: Iterable[str] = ()) -> str:
-    """One hex string for a whole state: BLAKE2b-128 over the tables' names and bucket digests, in name order, and the
-    digests of the dense slice."""
-    whole = hashlib.blake2b(digest_size=16)
-    for name in sorted(tables):
-        whole.update(name.encode() + b"\0" + tables[name].astype("<u8").tobytes())
-    for text in dense:
-        whole.update(b"\1" + text.encode())
-    return whole.hexdigest()

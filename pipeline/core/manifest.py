@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .documents import FORMAT, DigestVector, Document
-from .hashing import digest_text
+from .digests import digest_text
 from .ids import Offset, Positions, PublisherId, State, Term, Timeline, Version
 from .times import EventTime, WallTime
 

@@ -36,7 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import Corrupt, InvalidInput, Unsupported
-from .hashing import MAX_ROW_BYTES
+from .digests import MAX_ROW_BYTES
 from .ids import Partition, PublisherId, Seq, State, Term, Timeline
 from .times import EventTime, WallTime
 

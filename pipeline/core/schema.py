@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .documents import FORMAT, Document
 from .errors import InvalidInput, NotFound, Refused
-from .hashing import MAX_ROW_BYTES
+from .digests import MAX_ROW_BYTES
 from .ids import checked_name
 
 HASH = "murmur3-fmix64"

@@ -6,24 +6,20 @@ becomes visible to readers, only after its commit. Formats and the rules of reco
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Literal, get_args
 
-from ..core.errors import Corrupt, InvalidInput, NotFound, Refused, Unsupported
+from ..core.errors import InvalidInput, Refused
 from ..core.ids import Offset, Partition
 from ..core.times import WallTime
 from .backlog import DEFAULT_BYTES, Backlog, QueuedAppend
+from .file_birth import create_file_log, read_birth
 from .file_committer import Committer
-from .file_format import BIRTH, FORMAT, LOCK_FILE, LOG_FILE, SLOT_BYTES, TAIL_BYTES, TAIL_FILE, packed_tail, segment_name
-from .file_partition import FilePartition, sync_folder, translated
+from .file_format import LOG_FILE
+from .file_partition import FilePartition
 from .file_reader import PartitionReader
 from .log import LogEntry
 from .log_checks import ENTRY_BYTES, LogSettings, another_log, checked_partition, checked_payload, in_turn
@@ -35,16 +31,6 @@ FSYNC_POLICIES: tuple[Fsync, ...] = get_args(Fsync)
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S, PAUSE_GROWTH = 0.0002, 0.005, 1.1
 """A waiting reader looks at the tails (in memory) at first often, then less and less so."""
 CLOSE_TIMEOUT_S = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Birth:
-    """What log.json states; frozen when the log was created."""
-
-    identity: str
-    partitions: int
-    max_record_bytes: int
-    segment_bytes: int
 
 
 class FileLog:
@@ -208,65 +194,6 @@ class FileLog:
             raise InvalidInput(f"{self.url}: this log object is closed")
 
 
-def read_birth(folder: Path) -> Birth:
-    """What the log in `folder` is; `NotFound` when there is none."""
-    path = folder / LOG_FILE
-    with translated(str(path)):
-        try:
-            text = path.read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            raise NotFound(f"there is no log in {folder}") from None
-    try:
-        stated = json.loads(text)
-        written_format = stated.pop("format")
-        if written_format != FORMAT:
-            raise Unsupported(f"{path}: format {written_format!r}, this build reads {FORMAT}")
-        birth = Birth(**stated)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise Corrupt(f"{path}: {error}") from error
-    numbers = (birth.partitions, birth.max_record_bytes, birth.segment_bytes)
-    if not isinstance(birth.identity, str) or any(type(number) is not int or number < 1 for number in numbers):
-        raise Corrupt(f"{path}: identity is text, the others are numbers above 0")
-    return birth
-
-
-def create_file_log(folder: Path, *, partitions: int, settings: LogSettings) -> None:
-    """Makes the log, whole or not at all; leaves one alone that is there already."""
-    if partitions < 1:
-        raise InvalidInput(f"a log has at least one partition, not {partitions}")
-    birth = {
-        "format": FORMAT,
-        "identity": uuid.uuid4().hex,
-        "partitions": partitions,
-        "max_record_bytes": settings.max_record_bytes,
-        "segment_bytes": settings.segment_bytes,
-    }
-    building = folder.with_name(f".{folder.name}.{birth['identity']}")
-    with translated(str(folder)):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        building.mkdir()
-        try:
-            for number in range(partitions):
-                part = building / str(number)
-                part.mkdir()
-                _write_forced(part / LOCK_FILE, b"")
-                _write_forced(part / TAIL_FILE, packed_tail(BIRTH).ljust(SLOT_BYTES, b"\0").ljust(TAIL_BYTES, b"\0"))
-                _write_forced(part / segment_name(BIRTH.base), b"")
-                sync_folder(part)
-            _write_forced(building / LOG_FILE, json.dumps(birth, sort_keys=True, indent=1).encode())
-            sync_folder(building)
-            try:
-                building.rename(folder)
-            except OSError:
-                if not folder.exists():
-                    raise
-                if not (folder / LOG_FILE).exists():
-                    raise Refused(f"{folder} is there already, and is no log") from None
-            sync_folder(folder.parent)
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
-
-
 def open_file_log(folder: Path, *, partitions: int | None, create: LogSettings | None, fsync: Fsync = "batch") -> FileLog:
     """The log in `folder`, created first if `create` says with what. `Refused` when it has another number of partitions
     than asked for, or takes smaller records."""
@@ -293,10 +220,3 @@ def fsync_policy(options: Mapping[str, str]) -> Fsync:
         if policy == options.get("fsync", "batch"):
             return policy
     raise InvalidInput(f"fsync {options['fsync']!r} is none of {', '.join(FSYNC_POLICIES)}")
-
-
-def _write_forced(path: Path, content: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())

@@ -175,6 +175,10 @@ class _LocalUpload:
             self._gathered[self._filled : self._filled + len(view)] = view
             self._filled += len(view)
 
+    def fileno(self) -> int:
+        """The file, for a writer of large aligned blocks that goes past the page cache on its own."""
+        return self._descriptor
+
     def finish(self) -> None:
         self._flush()
         os.fsync(self._descriptor)

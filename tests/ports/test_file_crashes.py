@@ -16,8 +16,9 @@ import pytest
 
 from penstock.pipeline.core.ids import Offset, Partition
 from penstock.pipeline.core.times import WallTime
+from penstock.pipeline.ports.file_birth import create_file_log
 from penstock.pipeline.ports.file_format import HEADER, TAIL_FILE, segment_name
-from penstock.pipeline.ports.file_log import FileLog, create_file_log
+from penstock.pipeline.ports.file_log import FileLog
 from penstock.pipeline.ports.file_partition import FilePartition
 from penstock.pipeline.ports.log_checks import LogSettings
 

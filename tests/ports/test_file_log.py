@@ -21,8 +21,9 @@ from penstock.pipeline.core.errors import Corrupt, InvalidInput, OutcomeUnknown,
 from penstock.pipeline.core.ids import Offset, Partition
 from penstock.pipeline.core.times import WallTime
 from penstock.pipeline.ports import file_partition
+from penstock.pipeline.ports.file_birth import create_file_log
 from penstock.pipeline.ports.file_format import HEADER, INDEX_STEP, SLOT_BYTES, TAIL_FILE, index_name, segment_name
-from penstock.pipeline.ports.file_log import FileLog, create_file_log, open_file_log
+from penstock.pipeline.ports.file_log import FileLog, open_file_log
 from penstock.pipeline.ports.log import LogEntry
 from penstock.pipeline.ports.log_checks import ENTRY_BYTES, LogSettings
 

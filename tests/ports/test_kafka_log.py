@@ -95,6 +95,7 @@ def test_what_the_cluster_cannot_do_is_refused(kafka_server: str) -> None:
         open_kafka_log(kafka_server, f"penstock-{uuid.uuid4().hex}", partitions=1, create=settings)
 
 
+@pytest.mark.slow
 def test_a_killed_broker_loses_nothing_acknowledged_and_all_goes_on_when_it_is_back(
     own_kafka: KafkaBroker, own_log: KafkaLog
 ) -> None:
@@ -115,6 +116,7 @@ def test_a_killed_broker_loses_nothing_acknowledged_and_all_goes_on_when_it_is_b
     assert own_log.end(P0) == 300
 
 
+@pytest.mark.slow
 def test_a_record_that_a_hanging_broker_holds_is_unknown_until_it_answers(own_kafka: KafkaBroker, own_log: KafkaLog) -> None:
     assert own_log.append(P0, b"before").result(WAIT_S) == 0
     own_kafka.pause()

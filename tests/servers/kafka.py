@@ -213,6 +213,7 @@ def _listens(port: int) -> bool:
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with running_kafka(Path(sys.argv[1])) as broker:
         print(broker.bootstrap, flush=True)
         with suppress(KeyboardInterrupt):

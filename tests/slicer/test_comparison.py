@@ -15,7 +15,7 @@ from penstock.slicer.row_source import ArraySource
 from penstock.slicer.run_layout import TableLayout
 from penstock.slicer.slicing import slice_rows, slice_table
 
-SMALL = 40 * (16 + 24)
+SMALL = 2 * 40 * (16 + 24)
 """A budget of forty rows."""
 
 

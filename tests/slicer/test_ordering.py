@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from penstock.pipeline.core.errors import Refused
 from penstock.pipeline.core.hashing import buckets_of
-from penstock.slicer.ordering import disordered, locate, ordered
+from penstock.slicer.ordering import OPEN, disordered, locate, ordered
 
 KEYS = st.integers(-(2**63), 2**63 - 1) | st.integers(-20, 20)
 
@@ -48,10 +48,14 @@ def test_a_key_that_is_there_twice_is_named(keys, data):
 def test_a_key_is_found_where_it_stands(held, asked, buckets):
     run = ordered(int64(held), buckets, name="held")
     wanted = ordered(int64([*asked, *set(held[::2]) - set(asked)]), buckets, name="asked")
-    positions = np.full(len(wanted.keys), -7, np.int64)
-    locate(run.keys, run.offsets, wanted.keys, positions)
+    which, positions = np.full(len(wanted.keys), OPEN, np.int32), np.full(len(wanted.keys), -7, np.int64)
+    which[::5] = 3
+    hits = locate(run.keys, run.offsets, wanted, which, positions, 9)
     at = {key: i for i, key in enumerate(run.keys.tolist())}
-    assert positions.tolist() == [at.get(key, -1) for key in wanted.keys.tolist()]
+    for i, key in enumerate(wanted.keys.tolist()):
+        is_found = i % 5 and key in at
+        assert (which[i], positions[i]) == ((9, at[key]) if is_found else (OPEN if i % 5 else 3, -7))
+    assert hits == np.count_nonzero(which == 9)
 
 
 def test_the_first_key_out_of_order_is_told():

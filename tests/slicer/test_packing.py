@@ -60,5 +60,24 @@ def test_rows_that_differ_in_any_byte_are_picked(width):
     new = old.copy()
     for byte in range(width):
         new[byte, byte] ^= 0x10
-    found = packing.differing(packing.flat(new), packing.flat(old), len(old), width)
-    assert found.tolist() == list(range(width))
+    there = np.ones(len(old), np.bool_)
+    assert packing.differing(packing.flat(new), packing.flat(old), there, width).tolist() == list(range(width))
+    there[-1] = False
+    assert packing.differing(packing.flat(new), packing.flat(old), there, width).tolist() == [*range(width), width + 4]
+
+
+@pytest.mark.parametrize("dim", [1, 3, 4, 32, 33])
+def test_float_rows_are_compared_where_they_are(dim):
+    random = np.random.default_rng(dim)
+    old = random.standard_normal((200, dim)).astype(np.float32)
+    order = random.permutation(200).astype(np.int32)
+    new = np.empty_like(old)
+    new[order] = old
+    for i in (0, 7, 63, 64, 199):
+        new[order[i], i % dim] += 1
+    there = np.ones(200, np.bool_)
+    there[100] = False
+    found = packing.differing_finite(packing.flat(new), order, packing.flat(old), there, 4 * dim)
+    assert found.tolist() == [0, 7, 63, 64, 100, 199]
+    new[order[70], dim - 1] = -np.inf
+    assert packing.differing_finite(packing.flat(new), order, packing.flat(old), there, 4 * dim) == 70

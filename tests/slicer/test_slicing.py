@@ -17,7 +17,8 @@ from penstock.slicer.runs import Run
 from penstock.slicer.slicing import check_distinct, slice_rows, slice_table
 
 NONE, NO_ROWS = np.empty(0, np.int64), np.empty((0, 16), np.uint8)
-BYTES_A_ROW = 16 + 24
+BYTES_A_ROW = 2 * (16 + 24)
+"""Of a budget: two stretches are in memory at a time."""
 
 
 class Streamed:
@@ -74,7 +75,7 @@ def test_parts_of_a_table_are_sliced_apart(store, layout):
 def test_rows_go_through_the_codec(store, name):
     source, width = table(300, dim=24), codec(name).width(24)
     layout = TableLayout(table="t", codec=name, dim=24, width=width, buckets=16)
-    found = slice_table(source, layout, store, "m/data/u", budget=128 * (96 + 24))
+    found = slice_table(source, layout, store, "m/data/u", budget=256 * (96 + 24))
     expected = codec(name).encode(source.values)
     digests = np.zeros(16, np.uint64)
     add_puts(digests, np.arange(300), expected)

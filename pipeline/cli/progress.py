@@ -1,0 +1,91 @@
+"""Progress of long work, on standard error and only where that is a terminal: what goes through the store, counted by a wrapper
+round it. It knows no command, and no command waits for it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from .output import stderr
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ..environment import Environment
+    from ..ports.store import Condition, Entry, Found, ObjectStore, Token, Upload
+
+Count = Callable[[int], object]
+
+
+@contextmanager
+def progress(env: Environment, doing: str, *, total: int | None = None) -> Iterator[Environment]:
+    """The environment, while a bar tells how many bytes the store was given or asked for; of `total`, where that is known."""
+    if not stderr.is_terminal:
+        yield env
+        return
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TransferSpeedColumn,
+    )
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), DownloadColumn(binary_units=True))
+    with Progress(*columns, TransferSpeedColumn(), TimeElapsedColumn(), console=stderr, transient=True) as bar:
+        task = bar.add_task(doing, total=total)
+        store = WatchedStore(env.catalog.store, lambda count: bar.advance(task, count))
+        yield dataclasses.replace(env, catalog=dataclasses.replace(env.catalog, store=store))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WatchedStore:
+    """An object store; `count` is told the bytes of what is read and written. What is mapped counts when it is."""
+
+    store: ObjectStore
+    count: Count
+
+    @property
+    def url(self) -> str:
+        return self.store.url
+
+    def get(self, key: str) -> Found:
+        found = self.store.get(key)
+        self.count(len(found.data))
+        return found
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        found = self.store.get_range(key, start, length)
+        self.count(length)
+        return found
+
+    def size(self, key: str) -> int:
+        return self.store.size(key)
+
+    def put(self, key: str, data: bytes, condition: Condition) -> Token:
+        token = self.store.put(key, data, condition)
+        self.count(len(data))
+        return token
+
+    @contextmanager
+    def upload(self, key: str, *, size_hint: int = 0) -> Iterator[Upload]:
+        """The upload itself, which may be a file that is written past the page cache: it counts when it ends."""
+        with self.store.upload(key, size_hint=size_hint) as upload:
+            yield upload
+        self.count(size_hint)
+
+    def list(self, prefix: str) -> Iterator[Entry]:
+        return self.store.list(prefix)
+
+    def delete(self, key: str) -> None:
+        self.store.delete(key)
+
+    def local_path(self, key: str) -> Path | None:
+        path = self.store.local_path(key)
+        if path is not None:
+            self.count(self.store.size(key))
+        return path
