@@ -1,48 +1,85 @@
-"""What every publish of a checkpoint shares: what it needs to be committed, and the commit itself."""
+"""What every publish shares: what it needs to be committed, the commit itself, and whole states beside the chain."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from penstock.pipeline.catalog import keys, leases
 from penstock.pipeline.catalog.checkpoints import marked_checkpoint
 from penstock.pipeline.core.checkpoint import Checkpoint
 from penstock.pipeline.core.coordination import Upload
 from penstock.pipeline.core.documents import DigestVector
-from penstock.pipeline.core.errors import NotResumable, Refused
-from penstock.pipeline.core.history import History
-from penstock.pipeline.core.ids import PublisherId, Term, Version
-from penstock.pipeline.core.manifest import DenseInfo, Kind, Manifest, TableChange, TableFull
+from penstock.pipeline.core.errors import ChainBroken, NotResumable, Refused
+from penstock.pipeline.core.history import History, table_layers
+from penstock.pipeline.core.ids import PublisherId, Term, Version, checked_name
+from penstock.pipeline.core.manifest import DenseInfo, Kind, Manifest, RunInfo, TableChange, TableFull
 from penstock.pipeline.core.refs import LIVE, Refs
 from penstock.pipeline.environment import Environment
-from penstock.slicer.dense import write_dense
+from penstock.slicer.dense import dense_digest, write_dense
+from penstock.slicer.layers import Layers
+from penstock.slicer.run_layout import TableLayout
 
+from .marking import OFFLINE
 from .sources import Source
 
 PROMOTE = (LIVE,)
+Digests = NDArray[np.uint64]
 
 
 @dataclass(slots=True)
 class Written:
-    """What a publish has written so far. `digests`: of the state, as far as it is known."""
+    """What a publish has written. `digests`: of the state, where all of it was held."""
 
-    changes: dict[str, TableChange] = field(default_factory=dict)
+    changes: dict[str, TableChange]
+    dense: DenseInfo | None
+    source: str
     full: dict[str, TableFull] | None = None
     digests: dict[str, DigestVector] | None = None
-    dense: DenseInfo | None = None
+
+    def repeats(self, base: Manifest, checkpoint: Checkpoint) -> bool:
+        """Whether nothing was written that `base` does not have."""
+        rows = sum(change.rows + change.tombstones for change in self.changes.values())
+        learned = checkpoint.trained_through > base.trained_through
+        return base.kind != "birth" and not rows and not learned and self.dense == base.dense
 
 
-def check_current(checkpoint: Checkpoint, refs: Refs, history: History) -> None:
+@dataclass(slots=True)
+class Collected:
+    """Runs of one table and the digests (uint64[buckets]) of what they write, as they come together."""
+
+    buckets: int
+    runs: list[RunInfo] = field(default_factory=list)
+    digests: Digests = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.digests = np.zeros(self.buckets, np.uint64)
+
+    def add(self, runs: Iterable[RunInfo], digests: Digests) -> None:
+        self.runs += runs
+        self.digests += digests
+
+    def change(self) -> TableChange:
+        return TableChange(runs=tuple(self.runs), interval=DigestVector.of(self.digests))
+
+    def full(self) -> TableFull:
+        return TableFull(runs=tuple(self.runs), state=DigestVector.of(self.digests))
+
+
+def check_current(checkpoint: Checkpoint, history: History) -> None:
     """The checkpoint must be of the live timeline, and newer than the newest version."""
-    if checkpoint.state.timeline != refs.timeline:
+    newest = history.newest
+    if checkpoint.state.timeline != newest.timeline:
         raise NotResumable(
-            f"checkpoint {checkpoint.state} was taken on timeline {checkpoint.state.timeline}; the model was rolled back and is on "
-            f"timeline {refs.timeline}, at state {history.newest.state}"
+            f"checkpoint {checkpoint.state} was taken on timeline {checkpoint.state.timeline}; the model was rolled back and is "
+            f"on timeline {newest.timeline}, at state {newest.state}"
         )
-    if checkpoint.state.marker <= history.newest.state.marker:
-        raise Refused(
-            f"checkpoint {checkpoint.state} is older than version {history.newest.version} of state {history.newest.state}"
-        )
+    if checkpoint.state.marker <= newest.state.marker:
+        raise Refused(f"checkpoint {checkpoint.state} is older than version {newest.version} of state {newest.state}")
 
 
 def data_prefix(env: Environment, upload: Upload) -> str:
@@ -51,10 +88,16 @@ def data_prefix(env: Environment, upload: Upload) -> str:
 
 def dense_of(env: Environment, source: Source, prefix: str, base: Manifest) -> DenseInfo | None:
     """The source's dense slice; the base's, where it is the same, or where the source has none."""
-    if not source.dense:
+    if not source.dense or (base.dense is not None and dense_digest(source.dense) == base.dense.digest):
         return base.dense
-    found = write_dense(env.catalog.store, f"{prefix}/dense.safetensors", source.dense)
-    return base.dense if base.dense is not None and base.dense.digest == found.digest else found
+    return write_dense(env.catalog.store, f"{prefix}/dense.safetensors", source.dense)
+
+
+def stated_digests(history: History, of: Manifest, buckets: int) -> dict[str, Digests] | None:
+    """uint64[buckets] per table of the state of `of`, where it is stated: by itself, or by a whole state beside it."""
+    found = of.state_digests(buckets)
+    beside = history.bases.get(of.state)
+    return beside.state_digests(buckets) if found is None and beside is not None else found
 
 
 def commit_checkpoint(
@@ -64,31 +107,66 @@ def commit_checkpoint(
     written: Written,
     *,
     kind: Kind,
-    source: str,
     upload: Upload,
     promote: tuple[str, ...],
     why: str,
 ) -> Manifest:
-    """One commit of a checkpoint's state, a difference to `base`, the newest version."""
+    """Commits the state of a checkpoint as a difference to `base`; returns the version.
+
+    `CommitConflict` when `base` is not the newest version any more, `NotResumable` when that is because of a rollback, `Expired`
+    when checkpoint or upload were given up meanwhile."""
+    assert checkpoint.positions is not None
+    for ref in promote:
+        checked_name(ref, "ref")
+    if OFFLINE in checkpoint.publishers and written.repeats(base, checkpoint):
+        # Such a checkpoint has a new state each time that it is published: that it was before only its content tells.
+        return base
+    publisher = min(checkpoint.publishers, default=PublisherId(""))
+    draft = Manifest(
+        model=env.catalog.model, version=Version(0), kind=kind, state=checkpoint.state, previous=base.version, base=base.version,
+        positions=checkpoint.positions, trained_through=checkpoint.trained_through, created_at=env.clock(), publisher=publisher,
+        term=checkpoint.publishers.get(publisher, Term(0)), upload=upload.id, changes=written.changes, full=written.full,
+        digests=written.digests, dense=written.dense, source=written.source,  # type: ignore[arg-type]
+    )  # fmt: skip
 
     def guard(refs: Refs) -> None:
         leases.check_upload(env.catalog, upload.id)
         marked_checkpoint(env.catalog, checkpoint.state)
-        check_current(checkpoint, refs, env.catalog.history(refs))
+        if refs.timeline != checkpoint.state.timeline:
+            # Before the trunk is looked at: after a rollback the same checkpoint must not be tried again.
+            check_current(checkpoint, env.catalog.history(refs))
 
-    draft = draft_of(env, checkpoint, base, written, kind=kind, source=source, upload=upload)
     return env.catalog.commit(draft, promote=promote, guard=guard, actor=env.actor(why))
 
 
-def draft_of(
-    env: Environment, checkpoint: Checkpoint, base: Manifest | None, written: Written, *, kind: Kind, source: str, upload: Upload
+def whole_state(history: History, of: Manifest) -> Manifest | None:
+    """The version that holds the state of trunk version `of` as a whole, if any."""
+    return history.bases.get(of.state) or (of if of.full is not None and of.kind != "birth" else None)
+
+
+def register_whole(
+    env: Environment, of: Manifest, full: dict[str, TableFull], upload: Upload, *, kind: Kind, why: str
 ) -> Manifest:
-    assert checkpoint.positions is not None
-    publisher = next(iter(sorted(checkpoint.publishers)), PublisherId(""))
-    return Manifest(
-        model=env.catalog.model, version=Version(0), kind=kind, state=checkpoint.state,
-        previous=None if base is None else base.version, base=None if base is None else base.version,
-        positions=checkpoint.positions, trained_through=checkpoint.trained_through, created_at=env.clock(), publisher=publisher,
-        term=checkpoint.publishers.get(publisher, Term(0)), upload=upload.id, changes=written.changes, full=written.full,
-        digests=written.digests, dense=written.dense, source=source,  # type: ignore[arg-type]
+    """Registers a whole state as a base beside the chain of trunk version `of`. `ChainBroken` when it is another state than the
+    chain's: newcomers would not serve what those serve who followed."""
+    buckets = env.schema.buckets
+    history = env.catalog.history()
+    stated, chain = stated_digests(history, of, buckets) or {}, history.chain(of.version)
+    for table in sorted(env.schema.tables):
+        expected = stated[table] if table in stated else _chain_digests(env, chain, table)
+        found = full[table].state.array(buckets) if table in full else np.zeros(buckets, np.uint64)
+        if (different := np.flatnonzero(found != expected)).size:
+            raise ChainBroken(
+                f"table {table}: not the state that version {of.version} has, the digests of {len(different)} buckets differ",
+                hint="was the checkpoint changed, or a key touched that is in no list? Publish a snapshot of a newer checkpoint",
+            )
+    draft = msgspec.structs.replace(
+        of, version=Version(0), kind=kind, previous=None, base=None, created_at=env.clock(), upload=upload.id, changes={},
+        full=full, digests=None, source="whole", rollback=None,
     )  # fmt: skip
+    return env.catalog.add_base(draft, guard=lambda refs: leases.check_upload(env.catalog, upload.id), actor=env.actor(why))
+
+
+def _chain_digests(env: Environment, chain: list[Manifest], table: str) -> Digests:
+    with Layers.open(env.catalog.store, TableLayout.of(env.schema, table), table_layers(chain, table)) as layers:
+        return layers.digests()

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from penstock.pipeline.catalog import leases
-from penstock.pipeline.core.documents import DigestVector
-from penstock.pipeline.core.errors import ChainBroken
 from penstock.pipeline.core.history import table_layers
 from penstock.pipeline.core.ids import Version
-from penstock.pipeline.core.manifest import Manifest, RunInfo, TableFull
+from penstock.pipeline.core.manifest import Manifest
 from penstock.pipeline.environment import Environment
 from penstock.slicer.layers import Layers
 from penstock.slicer.run_layout import TableLayout
 from penstock.slicer.slicing import slice_rows
 
-from .commits import Written, data_prefix, draft_of
-from .snapshot import as_checkpoint
+from .commits import Collected, data_prefix, register_whole, whole_state
 
 
 def chain_length(env: Environment, version: Version | None = None) -> int:
@@ -31,33 +27,25 @@ def compact(env: Environment, version: Version | None = None, *, why: str = "") 
     as a whole already is returned as it is. `ChainBroken` when the chain does not have the digests that it states."""
     history = env.catalog.history()
     of = history.newest if version is None else history.version(version)
+    if of in history.bases.values() or of.kind == "birth":
+        return of
+    if (whole := whole_state(history, of)) is not None:
+        return whole
     chain = history.chain(of.version)
-    if len(chain) == 1 and chain[0].full is not None:
-        return chain[0]
-    stated = of.state_digests(env.schema.buckets)
     upload = leases.open_upload(env.catalog, purpose=f"compaction of version {of.version}", actor=env.actor(why))
     full = {}
     for name in env.schema.tables:
-        layout = TableLayout.of(env.schema, name)
-        with Layers.open(env.catalog.store, layout, table_layers(chain, name)) as layers:
-            runs, digests = _merged_runs(env, layers, layout, data_prefix(env, upload))
-        if stated is not None and not np.array_equal(stated.get(name, np.zeros_like(digests)), digests):
-            raise ChainBroken(f"version {of.version}, table {name}: its chain does not have the digests that it states")
-        full[name] = TableFull(runs=runs, state=DigestVector.of(digests))
-    draft = draft_of(
-        env, as_checkpoint(of), None, Written(full=full, dense=of.dense), kind="compaction", source="whole", upload=upload
-    )
-    return env.catalog.add_base(draft, guard=lambda refs: leases.check_upload(env.catalog, upload.id), actor=env.actor(why))
+        layout, runs = TableLayout.of(env.schema, name), table_layers(chain, name)
+        if runs:
+            with Layers.open(env.catalog.store, layout, runs) as layers:
+                full[name] = _merged(env, layers, layout, data_prefix(env, upload)).full()
+    return register_whole(env, of, full, upload, kind="compaction", why=why)
 
 
-def _merged_runs(
-    env: Environment, layers: Layers, layout: TableLayout, prefix: str
-) -> tuple[tuple[RunInfo, ...], NDArray[np.uint64]]:
-    """The rows that count, a run for each stretch that fits the memory budget, and the digests of all."""
-    digests = np.zeros(layout.buckets, np.uint64)
-    runs: list[RunInfo] = []
+def _merged(env: Environment, layers: Layers, layout: TableLayout, prefix: str) -> Collected:
+    """The rows that count, in a run for each stretch that fits the memory budget."""
+    found, none = Collected(layout.buckets), np.empty(0, np.int64)
     for number, (keys, rows) in enumerate(layers.merged()):
-        part = slice_rows(keys, rows, np.empty(0, np.int64), layout, env.catalog.store, prefix, number=number)
-        digests += part.interval
-        runs += part.runs
-    return tuple(runs), digests
+        part = slice_rows(keys, rows, none, layout, env.catalog.store, prefix, number=number)
+        found.add(part.runs, part.interval)
+    return found

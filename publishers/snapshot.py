@@ -10,16 +10,26 @@ from penstock.pipeline.catalog import leases
 from penstock.pipeline.core.checkpoint import Checkpoint, Sidecar
 from penstock.pipeline.core.coordination import Upload
 from penstock.pipeline.core.documents import DigestVector
-from penstock.pipeline.core.manifest import Manifest, TableChange, TableFull
+from penstock.pipeline.core.history import History
+from penstock.pipeline.core.manifest import DenseInfo, Manifest, TableChange, TableFull
 from penstock.pipeline.core.times import EventTime
 from penstock.pipeline.environment import Environment
 from penstock.slicer.run_layout import TableLayout
 from penstock.slicer.slicing import slice_table
 
-from .commits import PROMOTE, Written, check_current, commit_checkpoint, data_prefix, dense_of, draft_of
-from .delta import check_tables, commit_delta
+from .commits import (
+    PROMOTE,
+    Written,
+    check_current,
+    commit_checkpoint,
+    data_prefix,
+    dense_of,
+    register_whole,
+    whole_state,
+)
+from .delta import commit_compared
 from .offline import place
-from .sources import Source
+from .sources import Source, checked_tables
 
 
 def publish_snapshot(
@@ -31,19 +41,23 @@ def publish_snapshot(
     promote: tuple[str, ...] = PROMOTE,
     why: str = "",
 ) -> Manifest:
-    """Slices the whole checkpoint and commits it; errors as of `publish_delta`. Returns the version that holds the whole state."""
-    check_tables(env, source)
-    env.catalog.add_tables(source.schemas())
-    placed = place(env, sidecar, trained_through, None)
+    """Slices the whole checkpoint and commits it; returns the version that holds the whole state, the earlier one if this run was
+    made before. Errors as of `publish_delta`; `ChainBroken` when another state than the source's was committed by its name."""
+    schemas = checked_tables(env, source)
     history = env.catalog.history()
-    state = placed.state
-    if (whole := _whole(env, placed)) is not None:
+    of = place(env, history, sidecar, trained_through)
+    if isinstance(of, Checkpoint):
+        check_current(of, history)
+        env.catalog.add_tables(schemas)
+        if history.newest.kind == "birth":
+            upload = leases.open_upload(env.catalog, purpose=f"snapshot of state {of.state}", actor=env.actor(why))
+            dense = dense_of(env, source, data_prefix(env, upload), history.newest)
+            return commit_first(env, of, sliced(env, source, upload), dense, history, upload, promote=promote, why=why)
+        of = commit_compared(env, source, of, history, promote=promote, why=why)
+    if (whole := whole_state(env.catalog.history(), of)) is not None:
         return whole
-    upload = leases.open_upload(env.catalog, purpose=f"snapshot of state {state}", actor=env.actor(why))
-    if isinstance(placed, Checkpoint) and history.newest.kind == "birth":
-        return commit_first(env, placed, sliced(env, source, upload), source, upload, promote=promote, why=why)
-    delta = placed if isinstance(placed, Manifest) else commit_delta(env, source, placed, promote=promote, why=why)
-    return add_snapshot(env, delta, sliced(env, source, upload), upload, why=why)
+    upload = leases.open_upload(env.catalog, purpose=f"snapshot of state {of.state}", actor=env.actor(why))
+    return register_whole(env, of, sliced(env, source, upload), upload, kind="snapshot", why=why)
 
 
 def sliced(env: Environment, source: Source, upload: Upload) -> dict[str, TableFull]:
@@ -59,45 +73,14 @@ def commit_first(
     env: Environment,
     checkpoint: Checkpoint,
     full: dict[str, TableFull],
-    source: Source,
+    dense: DenseInfo | None,
+    history: History,
     upload: Upload,
     *,
     promote: tuple[str, ...],
     why: str,
 ) -> Manifest:
     """The first version after the birth: its difference to the empty state is the whole of it, in the same runs."""
-    refs = env.catalog.refs()
-    history = env.catalog.history(refs)
-    check_current(checkpoint, refs, history)
     changes = {name: TableChange(runs=found.runs, interval=found.state) for name, found in full.items()}
-    dense = dense_of(env, source, data_prefix(env, upload), history.newest)
-    written = Written(changes=changes, full=full, dense=dense)
-    return commit_checkpoint(
-        env, checkpoint, history.newest, written, kind="snapshot", source="whole", upload=upload, promote=promote, why=why
-    )
-
-
-def add_snapshot(env: Environment, of: Manifest, full: dict[str, TableFull], upload: Upload, *, why: str) -> Manifest:
-    """Registers a whole state as a base of the committed version `of`, which has the same state."""
-    draft = draft_of(
-        env, as_checkpoint(of), None, Written(full=full, dense=of.dense), kind="snapshot", source="whole", upload=upload
-    )
-    return env.catalog.add_base(draft, guard=lambda refs: leases.check_upload(env.catalog, upload.id), actor=env.actor(why))
-
-
-def as_checkpoint(version: Manifest) -> Checkpoint:
-    """A committed version, as what it was committed from."""
-    return Checkpoint(
-        id="", state=version.state, status="marked", created_at=version.created_at, publishers={version.publisher: version.term},
-        positions=version.positions, trained_through=version.trained_through, touched={},
-    )  # fmt: skip
-
-
-def _whole(env: Environment, placed: Checkpoint | Manifest) -> Manifest | None:
-    """The version that holds this state as a whole already, if any: the run was made before."""
-    history = env.catalog.history()
-    committed = history.of_state(placed.state)
-    if committed is not None and committed.full is not None and committed.kind != "birth":
-        return committed
-    beside = history.bases.get(placed.state)
-    return beside if beside is not None and committed is not None else None
+    written = Written(changes, dense, "whole", full=full)
+    return commit_checkpoint(env, checkpoint, history.newest, written, kind="snapshot", upload=upload, promote=promote, why=why)

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from penstock.pipeline.config import ModelConfig, TableConfig
-from penstock.pipeline.core.codecs import codec
-from penstock.pipeline.core.errors import InvalidInput, NotFound, Refused
-from penstock.pipeline.core.schema import TableSchema
+from penstock.pipeline.core.errors import InvalidInput, NotFound, Refused, Unsupported
+from penstock.pipeline.core.schema import TableSchema, check_same
+from penstock.pipeline.environment import Environment
 from penstock.slicer.readers import Checkpoint, open_checkpoint
+from penstock.slicer.readers.elements import BITS_ONLY, widened
 from penstock.slicer.row_source import ArraySource, RowSource
+
+from .births import schema_at_birth
 
 Keys = NDArray[np.int64]
 Rows = NDArray[np.float32]
-NEAR_ROWS = 32
-"""Rows wanted that lie no further apart are read in one piece."""
-CHUNK_ROWS = 1 << 18
-"""Keys that are looked through at a time when keys are searched in a table that is not numbered by them."""
+FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,47 +54,51 @@ class TensorSource:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A checkpoint as it will be sliced. `name` says what it is, for errors; `path` where it lies, if it does."""
+    """A checkpoint as it will be sliced. `name` says what it is, for errors."""
 
     name: str
     tables: Mapping[str, RowSource]
-    codecs: Mapping[str, TableConfig]
     dense: Mapping[str, NDArray[np.generic]]
-    path: Path | None = None
-
-    def schemas(self) -> dict[str, TableSchema]:
-        """What its tables would be born as."""
-        found = {}
-        for name, table in self.tables.items():
-            settings = self.codecs.get(name, TableConfig(tensor=name))
-            width = codec(settings.codec).width(table.dim)
-            absent = settings.absent if isinstance(settings.absent, str) else tuple(settings.absent)
-            if not isinstance(absent, str) and len(absent) != table.dim:
-                raise InvalidInput(f'table {name}: "absent" has {len(absent)} values, a row has {table.dim}')
-            found[name] = TableSchema(dim=table.dim, codec=settings.codec, width=width, absent=absent)
-        return found
 
 
 @contextmanager
 def checkpoint_source(path: Path, model: ModelConfig) -> Iterator[Source]:
-    """The checkpoint at `path`, of whatever format. `NotFound` names a tensor that it does not have."""
+    """The checkpoint at `path`, of whatever format. `NotFound` names a tensor that it does not have, `Refused` one that is no
+    table, or an empty one."""
     if not model.tables:
         raise InvalidInput("the config declares no tables for this model", hint=f"`penstock inspect {path}` proposes them")
     with open_checkpoint(path) as checkpoint:
         tables = {name: _table(checkpoint, path, name, settings) for name, settings in model.tables.items()}
         used = {tensor for settings in model.tables.values() for tensor in (settings.tensor, settings.keys, settings.rows)}
-        dense = {name: checkpoint.read(name) for name in _dense_names(checkpoint, model, used)}
-        yield Source(str(path), tables, model.tables, dense, path)
+        dense = {name: _dense(checkpoint, name) for name in _dense_names(checkpoint, path, model, used)}
+        yield Source(str(path), tables, dense)
 
 
 def array_source(tables: Mapping[str, tuple[Keys, Rows]], dense: Mapping[str, NDArray[np.generic]], model: ModelConfig) -> Source:
-    """A checkpoint that is in memory: per table int64[n] keys and float32[n, dim] rows."""
+    """A checkpoint in memory: per table int64[n] keys and float32[n, dim] rows. Here a table may be empty."""
     found = {}
     for name, (keys, rows) in tables.items():
         if keys.ndim != 1 or rows.ndim != 2 or len(keys) != len(rows):
             raise Refused(f"table {name}: keys of shape {keys.shape} and rows of shape {rows.shape} do not belong together")
+        if model.tables and name not in model.tables:
+            raise NotFound(f"the config declares no table {name!r}, but {', '.join(sorted(model.tables))}")
         found[name] = ArraySource(np.ascontiguousarray(rows, np.float32), np.ascontiguousarray(keys, np.int64))
-    return Source("the arrays given", found, model.tables, dense)
+    return Source("the arrays given", found, dense)
+
+
+def checked_tables(env: Environment, source: Source) -> dict[str, TableSchema]:
+    """What the source's tables are, or will be born as. `Refused`: one has another dim or codec than at its birth, or one
+    that the model has is missing: its rows would stay for ever."""
+    known = env.catalog.reload_schema().tables
+    if missing := sorted(set(known) - set(source.tables)):
+        raise Refused(
+            f"{source.name} has no table {', '.join(missing)}, which model {env.catalog.model} has",
+            hint="is [models.*.tables] complete? A table cannot go while a model lives",
+        )
+    schemas = {name: schema_at_birth(env, name, dim=table.dim) for name, table in source.tables.items()}
+    for name in known:
+        check_same(name, known[name], schemas[name])
+    return schemas
 
 
 def _table(checkpoint: Checkpoint, path: Path, table: str, settings: TableConfig) -> TensorSource:
@@ -105,7 +111,7 @@ def _table(checkpoint: Checkpoint, path: Path, table: str, settings: TableConfig
             hint = f"close: {', '.join(close)}" if close else f"`penstock inspect {path}` lists what it has"
             raise NotFound(f"{path} has no tensor {wanted!r}, which the config names for table {table}", hint=hint)
     shape, dtype = infos[name].shape, infos[name].dtype
-    if len(shape) != 2 or not dtype.startswith(("float", "bfloat")):
+    if len(shape) != 2 or dtype not in FLOATS:
         raise Refused(f"{path}: tensor {name} of table {table} is {dtype}{list(shape)}, rows are floats in two dimensions")
     if shape[0] == 0:
         raise Refused(f"{path}: table {table} is empty", hint="was the checkpoint written before the table was filled?")
@@ -116,66 +122,56 @@ def _table(checkpoint: Checkpoint, path: Path, table: str, settings: TableConfig
     return TensorSource(checkpoint, name, key_name, shape[0], shape[1], dtype)
 
 
-def _dense_names(checkpoint: Checkpoint, model: ModelConfig, used: set[str | None]) -> list[str]:
-    names = [info.name for info in checkpoint.tensors if info.name not in used]
+def _dense(checkpoint: Checkpoint, name: str) -> NDArray[np.generic]:
+    """A tensor in a dtype that numpy has; bfloat16 becomes float32, without a loss. `Unsupported` names any other."""
+    values, dtype = checkpoint.read(name), checkpoint.info(name).dtype
+    if dtype in BITS_ONLY and dtype != "bfloat16":
+        raise Unsupported(f"dense tensor {name} is {dtype}", hint="leave it out by a list of dense patterns in the config")
+    return widened(values) if dtype == "bfloat16" else values
+
+
+def _dense_names(checkpoint: Checkpoint, path: Path, model: ModelConfig, used: set[str | None]) -> list[str]:
+    left = [info for info in checkpoint.tensors if info.name not in used]
     if model.dense is None:
-        dense = {info.name for info in checkpoint.tensors if info.role == "dense"}
-        return [name for name in names if name in dense]
-    for pattern in model.dense:
-        if not fnmatch.filter(names, pattern):
-            raise NotFound(f"no tensor matches the dense pattern {pattern!r}")
-    return [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in model.dense)]
-
-
-def pick(source: RowSource, wanted: Keys, table: str) -> tuple[Keys, Rows, Keys]:
-    """Of `wanted` (sorted, unique) the keys that the table has, their rows, and those that it has not.
-
-    Costs what is wanted where row numbers are the keys, else one pass over the keys. `Refused` names a key that stands twice."""
-    if source.keys(0, 0) is None:
-        inside = (wanted >= 0) & (wanted < source.rows)
-        return wanted[inside], take(source, wanted[inside]), wanted[~inside]
-    positions = np.full(len(wanted), -1, np.int64)
-    for start in range(0, source.rows if len(wanted) else 0, CHUNK_ROWS):
-        keys = source.keys(start, min(start + CHUNK_ROWS, source.rows))
-        assert keys is not None
-        at = np.minimum(np.searchsorted(wanted, keys), len(wanted) - 1)
-        hit = np.flatnonzero(wanted[at] == keys)
-        again = positions[at[hit]] >= 0
-        if again.any() or len(np.unique(at[hit])) != len(hit):
-            repeated, counts = np.unique(keys[hit], return_counts=True)
-            twice = keys[hit][again][0] if again.any() else repeated[counts.argmax()]
-            raise Refused(f"table {table}: key {int(twice)} stands twice in the checkpoint")
-        positions[at[hit]] = hit + start
-    found = np.flatnonzero(positions >= 0)
-    order = found[np.argsort(positions[found], kind="stable")]
-    return wanted[order], take(source, positions[order]), wanted[positions < 0]
-
-
-def take(source: RowSource, positions: NDArray[np.int64]) -> Rows:
-    """float32[n, dim]: the rows at `positions` (int64[n], rising). Only what is near them is read: neighbours in one piece."""
-    out = np.empty((len(positions), source.dim), np.float32)
-    if not len(positions):
-        return out
-    starts = np.flatnonzero(np.append(True, np.diff(positions) > NEAR_ROWS)).tolist()
-    for low, high in zip(starts, [*starts[1:], len(positions)], strict=True):
-        first, last = int(positions[low]), int(positions[high - 1])
-        piece = source.read(first, np.empty((last + 1 - first, source.dim), np.float32))
-        out[low:high] = piece[positions[low:high] - first]
-    return out
+        return [info.name for info in left if info.role == "dense"]
+    found = {pattern: [info.name for info in left if fnmatch.fnmatchcase(info.name, pattern)] for pattern in model.dense}
+    for pattern, names in found.items():
+        if not names:
+            raise NotFound(
+                f"{path} has no tensor for the dense pattern {pattern!r}", hint=f"`penstock inspect {path}` lists what it has"
+            )
+    return sorted({name for names in found.values() for name in names})
 
 
 def read_touched(path: Path) -> dict[str, Keys]:
-    """Keys per table from a file that the trainer wrote: `.npz` with an array a table, or `.npy` where there is one table ("")."""
+    """int64[n] keys of each table of a file, sorted, each once: an .npz with an array a table, a parquet file with columns `key`
+    and `table`, or either kind without names, where there is one table ("")."""
     try:
-        loaded = np.load(path, allow_pickle=False)
+        loaded = _parquet(path) if path.suffix == ".parquet" else _numpy(path)
     except FileNotFoundError:
         raise NotFound(f"no file {path}") from None
-    except (ValueError, OSError) as error:
-        raise Refused(f"{path}: not a file of touched keys (.npz with an array a table): {error}") from None
-    arrays: Sequence[tuple[str, NDArray[np.generic]]] = [("", loaded)] if isinstance(loaded, np.ndarray) else list(loaded.items())
-    for table, keys in arrays:
+    except (ValueError, OSError, pa.ArrowException) as error:
+        raise Refused(
+            f"{path} is no file of touched keys: {error}",
+            hint="an .npz with an array a table, an .npy, or a parquet file with columns `key` and `table`",
+        ) from None
+    for table, keys in loaded.items():
         if keys.ndim != 1 or not np.issubdtype(keys.dtype, np.integer):
-            raise Refused(
-                f"{path}: keys of table {table!r} are {keys.dtype}{list(keys.shape)}, one dimension of integers is needed"
-            )
-    return {table: np.unique(keys.astype(np.int64)) for table, keys in arrays}
+            raise Refused(f"{path}: keys of table {table!r} are {keys.dtype}{list(keys.shape)}, not integers in one dimension")
+    return {table: np.unique(keys.astype(np.int64)) for table, keys in loaded.items()}
+
+
+def _numpy(path: Path) -> dict[str, NDArray[np.generic]]:
+    loaded = np.load(path, allow_pickle=False)
+    return {"": loaded} if isinstance(loaded, np.ndarray) else dict(loaded.items())
+
+
+def _parquet(path: Path) -> dict[str, NDArray[np.generic]]:
+    read = pq.read_table(path)
+    if "key" not in read.column_names:
+        raise ValueError("it has no column `key`")
+    keys = read["key"].to_numpy()
+    if "table" not in read.column_names:
+        return {"": keys}
+    names = read["table"].to_numpy()
+    return {str(name): keys[names == name] for name in set(names)}

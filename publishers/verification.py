@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from penstock.pipeline.core.errors import NotFound, Refused
 from penstock.pipeline.core.hashing import digest_text
 from penstock.pipeline.core.history import History, table_layers
 from penstock.pipeline.core.ids import Version
-from penstock.pipeline.core.manifest import DenseInfo, Manifest, RunInfo
+from penstock.pipeline.core.manifest import DenseInfo, Manifest, RunInfo, TableChange, TableFull
+from penstock.pipeline.core.refs import LIVE
 from penstock.pipeline.environment import Environment
 from penstock.slicer.layers import Layers
 from penstock.slicer.run_layout import TableLayout
 from penstock.slicer.runs import Run
+
+from .commits import stated_digests
 
 BLOCK = 8 << 20
 
@@ -30,7 +35,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class Verification(msgspec.Struct, frozen=True):
-    """`digest`: of the state as the chain gives it, None when it cannot be read as a whole. `read_bytes` were read for it."""
+    """`digest`: of the state as the chain gives it, None when it cannot be read as a whole. `read_bytes` were read of slices."""
 
     version: Version
     ok: bool
@@ -39,38 +44,92 @@ class Verification(msgspec.Struct, frozen=True):
     read_bytes: int
 
 
+def verify(env: Environment, version: Version | None = None) -> Verification:
+    """Of `version`, by default the live ref's. `NotFound` when there is no such version."""
+    refs = env.catalog.refs()
+    number = refs.ref(LIVE).version if version is None else version
+    try:
+        history = env.catalog.history(refs)
+        chain = _chain(history, history.version(number))
+    except (Refused, NotFound) as error:
+        if isinstance(error, NotFound) and not refs.oldest <= number <= max(refs.trunk, *refs.bases, 0):
+            raise
+        return Verification(number, False, None, (Finding(f"version {number}", str(error)),), 0)
+    reading = _Reading(env, history, history.version(number), chain)
+    findings = tuple(reading.findings())
+    if findings:
+        return Verification(number, False, None, findings, reading.read_bytes)
+    tables = reading.state()
+    findings = tuple(reading.against_stated(tables))
+    dense = reading.of.dense
+    digest = digest_text(tables, () if dense is None else (dense.digest,))
+    return Verification(number, not findings, digest, findings, reading.read_bytes)
+
+
+def _chain(history: History, of: Manifest) -> list[Manifest]:
+    return [of] if of in history.bases.values() else history.chain(of.version)
+
+
 @dataclass(slots=True)
 class _Reading:
+    """Of version `of`, which a newcomer loads as `chain`."""
+
     env: Environment
     history: History
     of: Manifest
+    chain: list[Manifest]
     read_bytes: int = 0
 
     def findings(self) -> Iterator[Finding]:
-        try:
-            chain = self.history.chain(self.of.version)
-        except Refused as error:
-            yield Finding(f"version {self.of.version}", str(error))
-            return
+        yield from self._positions()
+        first, *later = self.chain
+        yield from self._parts(first, first.changes if first.full is None else first.full)
+        # A delta with a whole state beside it is still what those take who have followed.
+        for manifest in later if self.of in self.chain else [*later, self.of]:
+            yield from self._parts(manifest, manifest.changes)
         if self.of.rollback is not None:
-            for name, change in self.of.rollback.undo.items():
-                yield from self._runs(name, change.runs, change.interval.array(self.env.schema.buckets), "undo")
-        for at, manifest in enumerate(chain):
-            yield from self._version(manifest, whole=at == 0 and manifest.full is not None)
+            yield from self._parts(self.of, self.of.rollback.undo)
+        for dense in {manifest.dense.path: manifest.dense for manifest in self.chain if manifest.dense is not None}.values():
+            yield from self._dense(dense)
 
-    def _version(self, manifest: Manifest, *, whole: bool) -> Iterator[Finding]:
-        buckets = self.env.schema.buckets
-        if whole and manifest.full is not None:
-            for name, full in manifest.full.items():
-                yield from self._runs(name, full.runs, full.state.array(buckets), f"version {manifest.version}")
-        else:
-            for name, change in manifest.changes.items():
-                yield from self._runs(name, change.runs, change.interval.array(buckets), f"version {manifest.version}")
-        if manifest.dense is not None:
-            yield from self._dense(manifest.dense)
+    def state(self) -> dict[str, NDArray[np.uint64]]:
+        """uint64[buckets] per table, from the chain as a newcomer reads it."""
+        found = {}
+        for name in self.env.schema.tables:
+            if runs := table_layers(self.chain, name):
+                with Layers.open(self.env.catalog.store, TableLayout.of(self.env.schema, name), runs) as layers:
+                    found[name] = layers.digests()
+        return found
 
-    def _runs(self, table: str, runs: tuple[RunInfo, ...], stated: np.ndarray, owner: str) -> Iterator[Finding]:
-        layout, found, damaged = TableLayout.of(self.env.schema, table), np.zeros(self.env.schema.buckets, np.uint64), False
+    def against_stated(self, tables: Mapping[str, NDArray[np.uint64]]) -> Iterator[Finding]:
+        for name, stated in (stated_digests(self.history, self.of, self.env.schema.buckets) or {}).items():
+            found = tables.get(name, np.zeros_like(stated))
+            yield from _differing(f"version {self.of.version}, table {name}", "whole state", found, stated)
+
+    def _positions(self) -> Iterator[Finding]:
+        schema = self.env.schema
+        for manifest in self.chain:
+            found = manifest.positions
+            if found.log != schema.log or len(found.partitions) != schema.partitions:
+                yield Finding(
+                    f"version {manifest.version}",
+                    f"{len(found.partitions)} positions in log {found.log}, the model has {schema.partitions} in {schema.log}",
+                )
+        for before, after in pairwise(self.chain):
+            for p, (low, high) in enumerate(zip(before.positions.partitions, after.positions.partitions, strict=False)):
+                if low.offset > high.offset:
+                    yield Finding(
+                        f"version {after.version}",
+                        f"partition {p}: position {high.offset} lies before {low.offset}, that of version {before.version}",
+                    )
+
+    def _parts(self, manifest: Manifest, parts: Mapping[str, TableChange] | Mapping[str, TableFull]) -> Iterator[Finding]:
+        for name, part in parts.items():
+            stated = part.state if isinstance(part, TableFull) else part.interval
+            yield from self._runs(manifest, name, part.runs, stated.array(self.env.schema.buckets))
+
+    def _runs(self, owner: Manifest, table: str, runs: Iterable[RunInfo], stated: NDArray[np.uint64]) -> Iterator[Finding]:
+        layout, found, damaged = TableLayout.of(self.env.schema, table), np.zeros_like(stated), False
         for info in runs:
             try:
                 with Run.open(self.env.catalog.store, info, buckets=layout.buckets, layout=layout) as run:
@@ -79,56 +138,27 @@ class _Reading:
             except (Refused, NotFound) as error:
                 damaged = True
                 yield Finding(info.path, str(error))
-        if not damaged and not np.array_equal(found, stated):
-            wrong = np.flatnonzero(found != stated)
-            yield Finding(
-                f"{owner}, table {table}", f"the digests of {len(wrong)} buckets differ from those stated, first {wrong[0]}"
-            )
+        if not damaged:
+            yield from _differing(f"version {owner.version}, table {table}", "runs", found, stated)
 
     def _dense(self, info: DenseInfo) -> Iterator[Finding]:
+        store, whole = self.env.catalog.store, hashlib.blake2b(digest_size=16)
         try:
-            size = self.env.catalog.store.size(info.path)
+            size = store.size(info.path)
             if size != info.bytes:
                 yield Finding(info.path, f"{size} bytes, {info.bytes} were written")
                 return
-            whole = hashlib.blake2b(digest_size=16)
             for start in range(0, size, BLOCK):
-                whole.update(self.env.catalog.store.get_range(info.path, start, min(BLOCK, size - start)))
-            self.read_bytes += size
-            if whole.hexdigest() != info.digest:
-                yield Finding(info.path, "its BLAKE2b digest differs from the one stated")
+                whole.update(store.get_range(info.path, start, min(BLOCK, size - start)))
         except (Refused, NotFound) as error:
             yield Finding(info.path, str(error))
-
-    def digest(self) -> Iterator[Finding | str]:
-        """The state's digest, from the chain as a newcomer reads it; a finding where it is not the one stated."""
-        chain, tables = self.history.chain(self.of.version), {}
-        stated = self.of.state_digests(self.env.schema.buckets)
-        for name in self.env.schema.tables:
-            layout = TableLayout.of(self.env.schema, name)
-            with Layers.open(self.env.catalog.store, layout, table_layers(chain, name)) as layers:
-                tables[name] = layers.digests()
-            if stated is not None and name in stated and not np.array_equal(stated[name], tables[name]):
-                wrong = np.flatnonzero(stated[name] != tables[name])
-                yield Finding(f"version {self.of.version}, table {name}", f"the state's digests differ in {len(wrong)} buckets")
-        yield digest_text(tables, () if self.of.dense is None else (self.of.dense.digest,))
+            return
+        self.read_bytes += size
+        if whole.hexdigest() != info.digest:
+            yield Finding(info.path, f"digest {whole.hexdigest()}, {info.digest} was written")
 
 
-def verify(env: Environment, version: Version | None = None) -> Verification:
-    """Of `version`, by default the live ref's. `NotFound` when there is no such version."""
-    refs = env.catalog.refs()
-    history = env.catalog.history(refs)
-    of = history.version(refs.ref("live").version if version is None else version)
-    if of.version not in [m.version for m in history.trunk]:
-        beside = history.of_state(of.state)
-        of = of if beside is None else beside
-    reading = _Reading(env, history, of)
-    findings = list(reading.findings())
-    digest = None
-    if not findings:
-        for found in reading.digest():
-            if isinstance(found, str):
-                digest = found
-            else:
-                findings.append(found)
-    return Verification(of.version if version is None else version, not findings, digest, tuple(findings), reading.read_bytes)
+def _differing(owner: str, what: str, found: NDArray[np.uint64], stated: NDArray[np.uint64]) -> Iterator[Finding]:
+    wrong = np.flatnonzero(found != stated)
+    if len(wrong):
+        yield Finding(owner, f"{what}: the digests of {len(wrong)} buckets differ from those stated, first in bucket {wrong[0]}")

@@ -196,14 +196,24 @@ class Catalog:
         return self._manifests[version]
 
     def history(self, refs: Refs | None = None) -> History:
-        """The committed versions, down to the oldest retained."""
+        """The committed versions, down to the oldest retained. What retention has removed since `refs` were read is left out."""
         refs = refs or self.refs()
         found, at = [self.manifest(refs.trunk)], self.manifest(refs.trunk).previous
-        while at is not None and at >= refs.oldest:
-            found.append(self.manifest(at))
-            at = found[-1].previous
-        bases = [self.manifest(version) for version in refs.bases]
+        while at is not None and at >= refs.oldest and (manifest := self._retained(at)) is not None:
+            found.append(manifest)
+            at = manifest.previous
+        bases = [base for version in refs.bases if (base := self._retained(version)) is not None]
         return History(tuple(found[::-1]), {base.state: base for base in bases})
+
+    def _retained(self, version: Version) -> Manifest | None:
+        """The manifest; None when retention has removed it."""
+        try:
+            return self.manifest(version)
+        except NotFound:
+            now = self.refs()
+            if version in now.bases or version >= now.oldest:
+                raise
+            return None
 
     def put_manifest(self, draft: Manifest, refs: Refs) -> Manifest:
         """Writes the draft under the first free number past every committed one. It is visible to nobody until a ref names it."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import msgspec
 
@@ -24,6 +26,14 @@ def announcement_of(record: Record, name: str) -> DenseAnnouncement:
         raise Corrupt(f"{name}: not an announcement of a dense slice: {error}") from None
 
 
+class _Slice(NamedTuple):
+    """A slice by the offset of its announcement in partition 0."""
+
+    offset: Offset
+    key: Announced
+    info: DenseInfo
+
+
 @dataclass(slots=True)
 class DenseFold:
     """Announcements seen so far, of `partitions` partitions. Of those that have passed everywhere the newest counts; the order
@@ -31,30 +41,46 @@ class DenseFold:
 
     partitions: int
     _seen: dict[Announced, dict[Partition, Offset]] = field(default_factory=dict)
-    _order: list[tuple[Announced, DenseInfo]] = field(default_factory=list)
+    _order: list[_Slice] = field(default_factory=list)
 
     def announce(self, partition: Partition, offset: Offset, record: Record, name: str) -> None:
-        """An announcement that takes effect was read; a second reading of the same changes nothing."""
+        """An announcement that takes effect was read; a second reading of the same, or of older ones, changes nothing."""
         found = announcement_of(record, name)
         key = (record.timeline, record.publisher, record.term, found.number)
-        if partition == 0 and key not in [seen for seen, _ in self._order]:
-            self._order.append((key, DenseInfo(path=found.path, bytes=found.bytes, digest=found.digest)))
+        if self._is_passed(key, partition, offset):
+            return
+        if partition == 0 and key not in [known.key for known in self._order]:
+            insort(
+                self._order, _Slice(offset, key, DenseInfo(path=found.path, bytes=found.bytes, digest=found.digest)), key=_offset
+            )
         self._seen.setdefault(key, {})[partition] = offset
-        complete = [at for at, (key, _) in enumerate(self._order) if self._complete(key)]
+        complete = [at for at, known in enumerate(self._order) if self._complete(known.key)]
         if complete:
             # Older ones can never become the newest again.
             passed, self._order = self._order[: complete[-1]], self._order[complete[-1] :]
-            for key, _ in passed:
-                self._seen.pop(key, None)
+            for known in passed:
+                self._seen.pop(known.key, None)
 
     def newest(self, after: Sequence[Offset] | None = None) -> DenseInfo | None:
         """The newest slice whose announcement has passed everywhere; with `after`, only if it does not lie before these
         offsets in every partition, so that the state which stands there does not include it."""
-        for key, info in reversed(self._order):
-            if self._complete(key):
-                newer = after is None or any(offset >= after[p] for p, offset in self._seen[key].items())
-                return info if newer else None
-        return None
+        if not self._order or not self._complete(self._order[0].key):
+            return None
+        _, key, info = self._order[0]
+        newer = after is None or any(offset >= after[p] for p, offset in self._seen[key].items())
+        return info if newer else None
+
+    def _is_passed(self, key: Announced, partition: Partition, offset: Offset) -> bool:
+        """Whether a newer slice has passed everywhere: what is behind it is of no more interest, when it is read again."""
+        if not self._order or not self._complete(self._order[0].key):
+            return False
+        newest = self._order[0]
+        older = key[:2] == newest.key[:2] and key[2:] < newest.key[2:]
+        return older or (partition == 0 and offset < newest.offset)
 
     def _complete(self, key: Announced) -> bool:
         return len(self._seen.get(key, ())) == self.partitions
+
+
+def _offset(known: _Slice) -> Offset:
+    return known.offset

@@ -239,6 +239,16 @@ class World:
 
     def commit(self, state: State, *, promote=("live",), snapshot=False) -> Manifest:
         """The delta of a checkpoint, or the snapshot that begins the chain."""
+        return self.committed(self.drafted(state, snapshot=snapshot), promote=promote)
+
+    def committed(self, draft: Manifest, *, promote=("live",)) -> Manifest:
+        def guard(refs):
+            leases.check_upload(self.catalog, draft.upload)
+
+        return self.catalog.commit(draft, promote=promote, guard=guard, actor=self.actor())
+
+    def drafted(self, state: State, *, snapshot=False) -> Manifest:
+        """All of it is written, and nothing committed."""
         found, history = self.states[state], self.catalog.history()
         base = history.newest
         touched = {table: set() for table in TABLES}
@@ -255,14 +265,12 @@ class World:
             if puts or gone:
                 changes[table] = self.change(upload, table, {key: rows[key] for key in puts}, gone)
                 full[table] = TableFull(runs=changes[table].runs, state=changes[table].interval)
-        draft = Manifest(
-            model=MODEL, version=0, kind="snapshot" if snapshot else "delta", state=state, previous=base.version, base=base.version,
-            positions=found.positions, trained_through=at(found.learned), created_at=self.now, publisher="trainer", term=1,
-            upload=upload.id, changes=changes, full=full if snapshot else None, dense=found.dense or base.dense,
+        return Manifest(
+            model=MODEL, version=0, kind="snapshot" if snapshot else "delta", state=state, previous=base.version,
+            base=base.version, positions=found.positions, trained_through=at(found.learned), created_at=self.now,
+            publisher="trainer", term=1, upload=upload.id, changes=changes, full=full if snapshot else None,
+            dense=found.dense or base.dense,
         )  # fmt: skip
-        return self.catalog.commit(
-            draft, promote=promote, guard=lambda refs: leases.check_upload(self.catalog, upload.id), actor=self.actor()
-        )
 
     def base(self, version: Manifest) -> Manifest:
         """The state of a version as a whole, beside the chain."""
@@ -294,10 +302,11 @@ class World:
             )
             for p, offset in enumerate(offsets)
         )  # fmt: skip
+        until = self.now + MINUTE if until is None else until
         presence = Presence(
             id=self.new_id(), replica=replica, address="", ref=ref, buckets=(0, self.buckets), version=version.version,
             state=version.state, digest="d", digests=digests or {}, rows={}, bytes=0, partitions=partitions, ready=True,
-            at=self.now, until=self.now + MINUTE if until is None else until,
+            at=until - MINUTE, until=until,
         )  # fmt: skip
         leases.report_presence(self.catalog, presence)
         return presence
