@@ -29,6 +29,8 @@ class Checkpointing:
         self._catalog = driver.environment.catalog
         self._lent: TouchedKeys | None = None
         self._changes_lent = 0
+        self._dense_lent: DenseInfo | None = None
+        self._dense_marked: DenseInfo | None = None
         self.changes_marked = 0
         """How many changes the last checkpoint has."""
 
@@ -40,7 +42,7 @@ class Checkpointing:
         try:
             with driver.stream.line:
                 opened, positions = self._send(others)
-                through, dense = driver.stream.sent_through, driver.stream.dense
+                through, dense = driver.stream.sent_through, self._new_dense()
             driver.judge({receipt.publisher: receipt.term for receipt in others})
             self._lend()
         finally:
@@ -64,7 +66,7 @@ class Checkpointing:
             raise
         return Receipt(
             publisher=sender.publisher, term=sender.term, timeline=sender.timeline, seqs=tuple(map(Seq, sender.seqs)),
-            through=driver.stream.sent_through, touched=touched, dense=driver.stream.dense,
+            through=driver.stream.sent_through, touched=touched, dense=self._new_dense(),
         )  # fmt: skip
 
     def release(self, sidecar: Sidecar | None) -> None:
@@ -109,15 +111,20 @@ class Checkpointing:
         assert self._lent is not None
         return write_touched(self._catalog, self._lent, marker=marker, publisher=self._driver.stream.sender.publisher)
 
+    def _new_dense(self) -> DenseInfo | None:
+        """The newest dense slice announced, unless the last checkpoint that counted has it."""
+        newest = self._driver.stream.dense
+        return None if newest == self._dense_marked else newest
+
     def _lend(self) -> None:
         with self._driver.stream.gate:
             self._lent, self._driver.touched = self._driver.touched, TouchedKeys(self._driver.settings.touched_keys)
-            self._changes_lent = self._driver.changes
+            self._changes_lent, self._dense_lent = self._driver.changes, self._driver.stream.dense
 
     def _settle(self, *, counted: bool) -> None:
         with self._driver.stream.gate:
             lent, self._lent = self._lent, None
             if counted:
-                self.changes_marked = self._changes_lent
+                self.changes_marked, self._dense_marked = self._changes_lent, self._dense_lent
             elif lent is not None:
                 self._driver.touched.merge(lent)

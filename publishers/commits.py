@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.pipeline.catalog import keys, leases
-from penstock.pipeline.catalog.checkpoints import marked_checkpoint
+from penstock.pipeline.catalog.checkpoints import checkpoints_between, marked_checkpoint
 from penstock.pipeline.core.checkpoint import Checkpoint
 from penstock.pipeline.core.coordination import Upload
 from penstock.pipeline.core.documents import DigestVector
@@ -86,11 +86,22 @@ def data_prefix(env: Environment, upload: Upload) -> str:
     return keys.data(env.catalog.model, upload.id)
 
 
-def dense_of(env: Environment, source: Source, prefix: str, base: Manifest) -> DenseInfo | None:
-    """The source's dense slice; the base's, where it is the same, or where the source has none."""
-    if not source.dense or (base.dense is not None and dense_digest(source.dense) == base.dense.digest):
+def dense_of(env: Environment, source: Source, prefix: str, base: Manifest, checkpoint: Checkpoint | None) -> DenseInfo | None:
+    """The source's dense slice, or the base's where it is the same. Where the source has none, the newest that was announced on
+    the log since the base; replicas have it already, and must not go back to the base's."""
+    if not source.dense:
+        return (None if checkpoint is None else _announced(env, base, checkpoint)) or base.dense
+    if base.dense is not None and dense_digest(source.dense) == base.dense.digest:
         return base.dense
     return write_dense(env.catalog.store, f"{prefix}/dense.safetensors", source.dense)
+
+
+def _announced(env: Environment, base: Manifest, checkpoint: Checkpoint) -> DenseInfo | None:
+    between = checkpoints_between(env.catalog, base.state, checkpoint.state)
+    found = [
+        c.dense for c in between if c.dense is not None and c.status == "marked" and c.state.timeline == checkpoint.state.timeline
+    ]
+    return found[-1] if found else None
 
 
 def stated_digests(history: History, of: Manifest, buckets: int) -> dict[str, Digests] | None:

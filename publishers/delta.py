@@ -85,7 +85,7 @@ def commit_compared(
     changes, digests = {}, {}
     for name, table in source.tables.items():
         changes[name], digests[name] = _compared(env, table, TableLayout.of(env.schema, name), history, prefix)
-    written = Written(changes, dense_of(env, source, prefix, base), "compared", digests=digests)
+    written = Written(changes, dense_of(env, source, prefix, base, checkpoint), "compared", digests=digests)
     return commit_checkpoint(env, checkpoint, base, written, kind="delta", upload=upload, promote=promote, why=why)
 
 
@@ -107,7 +107,7 @@ def commit_picked(
         name: _picked(env, source.tables[name], TableLayout.of(env.schema, name), runs, prefix)
         for name, runs in sorted(since.runs.items())
     }
-    written = Written(changes, dense_of(env, source, prefix, base), "touched")
+    written = Written(changes, dense_of(env, source, prefix, base, checkpoint), "touched")
     return commit_checkpoint(env, checkpoint, base, written, kind="delta", upload=upload, promote=promote, why=why)
 
 

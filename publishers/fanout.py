@@ -111,7 +111,7 @@ def publish_part(
     # Two processes may slice the same part at once: none writes where the other does.
     prefix = f"{data_prefix(env, upload)}/part-{part}-{env.catalog.new_id()}"
     tables = {name: _sliced(env, source.tables[name], name, piece, prefix) for name, piece in planned.tables.items()}
-    dense = dense_of(env, source, prefix, history.newest) if part == 1 else None
+    dense = dense_of(env, source, prefix, history.newest, None) if part == 1 else None
     written = PartDocument(run=run, part=part, of=of, state=planned.state, trained_through=through, tables=tables, dense=dense)
     try:
         put_settled(env.catalog.store, _key(env, upload, part), encode(written), Create())

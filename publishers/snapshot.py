@@ -51,7 +51,7 @@ def publish_snapshot(
         env.catalog.add_tables(schemas)
         if history.newest.kind == "birth":
             upload = leases.open_upload(env.catalog, purpose=f"snapshot of state {of.state}", actor=env.actor(why))
-            dense = dense_of(env, source, data_prefix(env, upload), history.newest)
+            dense = dense_of(env, source, data_prefix(env, upload), history.newest, of)
             return commit_first(env, of, sliced(env, source, upload), dense, history, upload, promote=promote, why=why)
         of = commit_compared(env, source, of, history, promote=promote, why=why)
     if (whole := whole_state(env.catalog.history(), of)) is not None:

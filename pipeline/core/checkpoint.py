@@ -36,6 +36,7 @@ class Checkpoint(Document, frozen=True, kw_only=True):
     trained_through: EventTime = NEVER
     touched: dict[PublisherId, Touched]
     dense: DenseInfo | None = None
+    """The newest dense slice that was announced on the log since the checkpoint before; None where none was."""
 
 
 class Sidecar(msgspec.Struct, frozen=True, kw_only=True):

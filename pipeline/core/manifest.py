@@ -12,8 +12,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .documents import FORMAT, DigestVector, Document
 from .digests import digest_text
+from .documents import FORMAT, DigestVector, Document
 from .ids import Offset, Positions, PublisherId, State, Term, Timeline, Version
 from .times import EventTime, WallTime
 

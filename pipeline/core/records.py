@@ -35,8 +35,8 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import Corrupt, InvalidInput, Unsupported
 from .digests import MAX_ROW_BYTES
+from .errors import Corrupt, InvalidInput, Unsupported
 from .ids import Partition, PublisherId, Seq, State, Term, Timeline
 from .times import EventTime, WallTime
 

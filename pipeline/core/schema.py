@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from .digests import MAX_ROW_BYTES
 from .documents import FORMAT, Document
 from .errors import InvalidInput, NotFound, Refused
-from .digests import MAX_ROW_BYTES
 from .ids import checked_name
 
 HASH = "murmur3-fmix64"

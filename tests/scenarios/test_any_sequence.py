@@ -36,6 +36,7 @@ from penstock.rollback.freezing import freeze, thaw
 from penstock.rollback.planning import plan_rollback
 from penstock.rollback.target import before_event
 from penstock.serving.replica import Replica
+from penstock.slicer.dense import read_dense
 
 BUCKETS, PARTITIONS, DIM = 8, 3, 2
 TABLES = ("a", "b")
@@ -166,6 +167,14 @@ class World(RuleBasedStateMachine):
         self.through += 1
 
     @rule()
+    def announce(self):
+        """A dense slice between deltas; it counts in every partition, as any record does."""
+        self.serial += 1
+        self.updates.put_dense({"w": np.array([self.serial, self.through], np.float32)}, trained_through=self.through)
+        self.updates.flush()
+        self.model.everywhere(self.through)
+
+    @rule()
     def checkpoint(self):
         sidecar = self.updates.mark()
         marks = self.model.marks()
@@ -249,6 +258,14 @@ class World(RuleBasedStateMachine):
         self.open(State.parse(sidecar.state))
 
     @rule()
+    def dense_after_rollback(self):
+        """A newcomer at a version of a rollback serves no dense weights that learned from what it took back."""
+        newest = self.env.catalog.history().newest
+        if newest.rollback is not None and newest.dense is not None:
+            learned = read_dense(self.store, newest.dense)["w"][1]
+            assert learned < newest.rollback.target.time
+
+    @rule()
     def stop_or_go(self):
         (thaw if self.frozen else freeze)(self.env, "live", why="look")
         self.frozen = not self.frozen
@@ -303,7 +320,7 @@ class World(RuleBasedStateMachine):
     def rest(self):
         """All catch up; they, and a newcomer, hold what the model says, bit by bit."""
         expected = self.model.state()
-        digests = digest_of(expected)
+        digests, dense = digest_of(expected), set()
         for replica in (*self.replicas, Replica(self.env, name="newcomer")):
             replica.refresh()
             for _ in range(30):
@@ -317,6 +334,11 @@ class World(RuleBasedStateMachine):
             counters = [s.counters for s in replica.follower.partitions.values()]
             assert not any(c.disagreed for c in counters)
             assert replica.confirmed.digest == self.digest_at_adoption(replica)
+            dense.add(self.dense_of(replica))
+        assert len(dense) == 1
+
+    def dense_of(self, replica):
+        return None if replica.dense is None else tuple(replica.dense.tensors["w"].tolist())
 
     def digest_at_adoption(self, replica):
         manifest = replica.confirmed.manifest
