@@ -29,9 +29,16 @@ APPEND_TIMEOUT_S = 30.0
 
 
 def execute(env: Environment, plan: RollbackPlan, *, why: str) -> Manifest:
-    """Claims the plan's timeline and goes through with it. `CommitConflict` when another rollback has claimed it."""
+    """Claims the plan's timeline and goes through with it. `CommitConflict` when another rollback has claimed it, `NotFound` when
+    retention has removed the base since it was planned."""
     claim = claim_of(plan, claim_id=env.catalog.new_id(), who=env.who, at=env.clock(), why=why)
-    return finish(env, leases.create_claim(env.catalog, claim))
+    leases.create_claim(env.catalog, claim)
+    try:
+        env.catalog.history().version(claim.base)  # from here on retention sees the claim
+    except NotFound:
+        abandon(env, why=f"version {claim.base}, its base, is gone")
+        raise
+    return finish(env, claim)
 
 
 def resume(env: Environment) -> Manifest:
@@ -152,7 +159,7 @@ def _commit(env: Environment, claim: Claim, refs: Refs, fences: list[Offset]) ->
         if claim.timeline in now.abandoned:
             raise _given_up(claim)
         leases.check_upload(env.catalog, upload.id)
-        if moving_refs(now, history, base) != promote:
-            raise CommitConflict("a ref was moved meanwhile")
+        if moving_refs(now, history, base) != promote or base.version < now.oldest:
+            raise CommitConflict("a ref was moved, or the base given up, meanwhile")
 
     return env.catalog.commit(draft, promote=promote, guard=guard, actor=actor)

@@ -42,7 +42,7 @@ def trace(env: Environment, table: str, key: int) -> list[TraceEntry]:
     the key, from the oldest version on."""
     env.catalog.reload_schema().table(table)
     history = env.catalog.history()
-    found = [*_of_versions(env, history, table, key), *_of_records(env, history, table, key)]
+    found = [*_of_records(env, history, table, key), *_of_versions(env, history, table, key)]
     return sorted(found, key=lambda entry: entry.at)
 
 

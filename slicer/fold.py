@@ -30,6 +30,7 @@ class Fold:
     _keys: list[NDArray[np.int64]] = field(default_factory=list)
     _rows: list[NDArray[np.uint8]] = field(default_factory=list)
     _puts: list[NDArray[np.bool_]] = field(default_factory=list)
+    _held_bytes: int = 0
     _pending_bytes: int = 0
 
     def add(self, keys: NDArray[np.int64], rows: NDArray[np.uint8], tombstones: NDArray[np.int64], *, name: str = "") -> None:
@@ -42,7 +43,8 @@ class Fold:
                 self._rows.append(np.zeros((len(some), self.width), np.uint8) if data is None else np.array(data))
                 self._puts.append(np.full(len(some), put))
                 self._pending_bytes += self._rows[-1].nbytes + some.nbytes
-        if self._pending_bytes > FOLD_AT_BYTES:
+        # A fold of mostly distinct keys does not shrink: as much again may come before the next one.
+        if self._pending_bytes > max(FOLD_AT_BYTES, self._held_bytes):
             self._shrink()
 
     def written(self) -> Written:
@@ -60,14 +62,14 @@ class Fold:
         order = np.argsort(keys, kind="stable")
         ordered = keys[order]
         last = order[np.append(ordered[1:] != ordered[:-1], True)]
-        # The rows of one batch are gathered from where they are: no copy of all of them is made besides the result.
-        starts = np.cumsum([0, *map(len, self._keys)])
+        # Gathered batch by batch from where they are: no copy of all rows is made besides the result.
         rows = np.empty((len(last), self.width), np.uint8)
-        batch = np.searchsorted(starts, last, side="right") - 1
-        for number in np.unique(batch):
-            at = batch == number
-            rows[at] = self._rows[number][last[at] - starts[number]]
+        by_batch = np.argsort(last, kind="stable")
+        starts = np.cumsum([0, *map(len, self._keys)])
+        ends = np.searchsorted(last[by_batch], starts)
+        for number, batch in enumerate(self._rows):
+            places = by_batch[ends[number] : ends[number + 1]]
+            rows[places] = batch[last[places] - starts[number]]
         puts = np.concatenate(self._puts)[last]
         self._keys, self._rows, self._puts = [keys[last]], [rows], [puts]
-        # A fold of mostly distinct keys does not shrink: let as much again come before the next one.
-        self._pending_bytes = 0
+        self._held_bytes, self._pending_bytes = rows.nbytes, 0

@@ -7,6 +7,24 @@ import itertools
 import numpy as np
 from worlds import TABLES, World, undone
 
+from penstock.rollback.execution import execute
+from penstock.rollback.planning import plan_rollback
+
+
+def begun(**options):
+    """A world with one version (rows 0..9 of both tables, learned up to minute 5), and its trainer."""
+    world = World(**options)
+    trainer = world.writer()
+    for table in TABLES:
+        trainer.put(table, 5, *range(10))
+    world.commit(world.mark(trainer), snapshot=True)
+    return world, trainer
+
+
+def roll_back(world, target, *, of=None, tables=None):
+    env = world.environment()
+    return execute(env, plan_rollback(env, target, of=of, tables=tables), why="poison")
+
 
 def check_recovery(world: World, manifest, *, poison=None) -> None:
     """A newcomer serves what had been delivered before the cuts, nothing that learned from event `poison` on, and those who
