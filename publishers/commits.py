@@ -17,13 +17,14 @@ from penstock.pipeline.core.documents import DigestVector
 from penstock.pipeline.core.errors import ChainBroken, NotResumable, Refused
 from penstock.pipeline.core.history import History, table_layers
 from penstock.pipeline.core.ids import PublisherId, Term, Version, checked_name
-from penstock.pipeline.core.manifest import DenseInfo, Kind, Manifest, RunInfo, TableChange, TableFull
+from penstock.pipeline.core.manifest import Archive, DenseInfo, Kind, Manifest, RunInfo, TableChange, TableFull
 from penstock.pipeline.core.refs import LIVE, Refs
 from penstock.pipeline.environment import Environment
 from penstock.slicer.dense import dense_digest, write_dense
 from penstock.slicer.layers import Layers
 from penstock.slicer.run_layout import TableLayout
 
+from .archive import archive_checkpoint
 from .marking import OFFLINE
 from .sources import Source
 
@@ -40,6 +41,7 @@ class Written:
     source: str
     full: dict[str, TableFull] | None = None
     digests: dict[str, DigestVector] | None = None
+    checkpoint: Archive | None = None
 
     def repeats(self, base: Manifest, checkpoint: Checkpoint) -> bool:
         """Whether nothing was written that `base` does not have."""
@@ -104,6 +106,13 @@ def _announced(env: Environment, base: Manifest, checkpoint: Checkpoint) -> Dens
     return found[-1] if found else None
 
 
+def archived(env: Environment, source: Source, prefix: str) -> Archive | None:
+    """The source's own files, where the config wants them kept for trainers."""
+    if env.model.optimizer != "archive" or source.path is None:
+        return None
+    return archive_checkpoint(env.catalog.store, source.path, prefix)
+
+
 def stated_digests(history: History, of: Manifest, buckets: int) -> dict[str, Digests] | None:
     """uint64[buckets] per table of the state of `of`, where it is stated: by itself, or by a whole state beside it."""
     found = of.state_digests(buckets)
@@ -137,7 +146,7 @@ def commit_checkpoint(
         model=env.catalog.model, version=Version(0), kind=kind, state=checkpoint.state, previous=base.version, base=base.version,
         positions=checkpoint.positions, trained_through=checkpoint.trained_through, created_at=env.clock(), publisher=publisher,
         term=checkpoint.publishers.get(publisher, Term(0)), upload=upload.id, changes=written.changes, full=written.full,
-        digests=written.digests, dense=written.dense, source=written.source,  # type: ignore[arg-type]
+        digests=written.digests, dense=written.dense, checkpoint=written.checkpoint, source=written.source,  # type: ignore[arg-type]
     )  # fmt: skip
 
     def guard(refs: Refs) -> None:
@@ -156,7 +165,14 @@ def whole_state(history: History, of: Manifest) -> Manifest | None:
 
 
 def register_whole(
-    env: Environment, of: Manifest, full: dict[str, TableFull], upload: Upload, *, kind: Kind, why: str
+    env: Environment,
+    of: Manifest,
+    full: dict[str, TableFull],
+    upload: Upload,
+    *,
+    kind: Kind,
+    why: str,
+    archive: Archive | None = None,
 ) -> Manifest:
     """Registers a whole state as a base beside the chain of trunk version `of`. `ChainBroken` when it is another state than the
     chain's: newcomers would not serve what those serve who followed."""
@@ -173,7 +189,7 @@ def register_whole(
             )
     draft = msgspec.structs.replace(
         of, version=Version(0), kind=kind, previous=None, base=None, created_at=env.clock(), upload=upload.id, changes={},
-        full=full, digests=None, source="whole", rollback=None,
+        full=full, digests=None, source="whole", rollback=None, checkpoint=archive,
     )  # fmt: skip
     return env.catalog.add_base(draft, guard=lambda refs: leases.check_upload(env.catalog, upload.id), actor=env.actor(why))
 

@@ -27,7 +27,16 @@ from penstock.slicer.row_source import ArraySource, RowSource
 from penstock.slicer.run_layout import TableLayout
 from penstock.slicer.slicing import slice_rows, slice_table
 
-from .commits import PROMOTE, Collected, Written, check_current, commit_checkpoint, data_prefix, dense_of, stated_digests
+from .commits import (
+    PROMOTE,
+    Collected,
+    Written,
+    check_current,
+    commit_checkpoint,
+    data_prefix,
+    dense_of,
+    stated_digests,
+)
 from .offline import place
 from .picking import locate, take
 from .sources import Keys, Source, checked_tables
@@ -85,7 +94,12 @@ def commit_compared(
     changes, digests = {}, {}
     for name, table in source.tables.items():
         changes[name], digests[name] = _compared(env, table, TableLayout.of(env.schema, name), history, prefix)
-    written = Written(changes, dense_of(env, source, prefix, base, checkpoint), "compared", digests=digests)
+    written = Written(
+        changes,
+        dense_of(env, source, prefix, base, checkpoint),
+        "compared",
+        digests=digests,
+    )
     return commit_checkpoint(env, checkpoint, base, written, kind="delta", upload=upload, promote=promote, why=why)
 
 

@@ -11,7 +11,7 @@ from penstock.pipeline.core.checkpoint import Checkpoint, Sidecar
 from penstock.pipeline.core.coordination import Upload
 from penstock.pipeline.core.documents import DigestVector
 from penstock.pipeline.core.history import History
-from penstock.pipeline.core.manifest import DenseInfo, Manifest, TableChange, TableFull
+from penstock.pipeline.core.manifest import Archive, DenseInfo, Manifest, TableChange, TableFull
 from penstock.pipeline.core.times import EventTime
 from penstock.pipeline.environment import Environment
 from penstock.slicer.run_layout import TableLayout
@@ -20,6 +20,7 @@ from penstock.slicer.slicing import slice_table
 from .commits import (
     PROMOTE,
     Written,
+    archived,
     check_current,
     commit_checkpoint,
     data_prefix,
@@ -52,12 +53,14 @@ def publish_snapshot(
         if history.newest.kind == "birth":
             upload = leases.open_upload(env.catalog, purpose=f"snapshot of state {of.state}", actor=env.actor(why))
             dense = dense_of(env, source, data_prefix(env, upload), history.newest, of)
-            return commit_first(env, of, sliced(env, source, upload), dense, history, upload, promote=promote, why=why)
+            full, archive = sliced(env, source, upload), archived(env, source, data_prefix(env, upload))
+            return commit_first(env, of, full, dense, history, upload, archive=archive, promote=promote, why=why)
         of = commit_compared(env, source, of, history, promote=promote, why=why)
     if (whole := whole_state(env.catalog.history(), of)) is not None:
         return whole
     upload = leases.open_upload(env.catalog, purpose=f"snapshot of state {of.state}", actor=env.actor(why))
-    return register_whole(env, of, sliced(env, source, upload), upload, kind="snapshot", why=why)
+    full, archive = sliced(env, source, upload), archived(env, source, data_prefix(env, upload))
+    return register_whole(env, of, full, upload, kind="snapshot", why=why, archive=archive)
 
 
 def sliced(env: Environment, source: Source, upload: Upload) -> dict[str, TableFull]:
@@ -77,10 +80,11 @@ def commit_first(
     history: History,
     upload: Upload,
     *,
+    archive: Archive | None = None,
     promote: tuple[str, ...],
     why: str,
 ) -> Manifest:
     """The first version after the birth: its difference to the empty state is the whole of it, in the same runs."""
     changes = {name: TableChange(runs=found.runs, interval=found.state) for name, found in full.items()}
-    written = Written(changes, dense, "whole", full=full)
+    written = Written(changes, dense, "whole", full=full, checkpoint=archive)
     return commit_checkpoint(env, checkpoint, history.newest, written, kind="snapshot", upload=upload, promote=promote, why=why)

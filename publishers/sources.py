@@ -59,6 +59,8 @@ class Source:
     name: str
     tables: Mapping[str, RowSource]
     dense: Mapping[str, NDArray[np.generic]]
+    path: Path | None = None
+    """Where it lies, if it does."""
 
 
 @contextmanager
@@ -71,7 +73,7 @@ def checkpoint_source(path: Path, model: ModelConfig) -> Iterator[Source]:
         tables = {name: _table(checkpoint, path, name, settings) for name, settings in model.tables.items()}
         used = {tensor for settings in model.tables.values() for tensor in (settings.tensor, settings.keys, settings.rows)}
         dense = {name: _dense(checkpoint, name) for name in _dense_names(checkpoint, path, model, used)}
-        yield Source(str(path), tables, dense)
+        yield Source(str(path), tables, dense, path)
 
 
 def array_source(tables: Mapping[str, tuple[Keys, Rows]], dense: Mapping[str, NDArray[np.generic]], model: ModelConfig) -> Source:

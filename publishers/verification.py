@@ -15,7 +15,7 @@ from penstock.pipeline.core.errors import NotFound, Refused
 from penstock.pipeline.core.hashing import digest_text
 from penstock.pipeline.core.history import History, table_layers
 from penstock.pipeline.core.ids import Version
-from penstock.pipeline.core.manifest import DenseInfo, Manifest, RunInfo, TableChange, TableFull
+from penstock.pipeline.core.manifest import Archive, DenseInfo, Manifest, RunInfo, TableChange, TableFull
 from penstock.pipeline.core.refs import LIVE
 from penstock.pipeline.environment import Environment
 from penstock.slicer.layers import Layers
@@ -90,7 +90,9 @@ class _Reading:
         if self.of.rollback is not None:
             yield from self._parts(self.of, self.of.rollback.undo)
         for dense in {manifest.dense.path: manifest.dense for manifest in self.chain if manifest.dense is not None}.values():
-            yield from self._dense(dense)
+            yield from self._file(dense)
+        for archive in (manifest.checkpoint for manifest in self.chain if manifest.checkpoint is not None):
+            yield from self._file(archive)
 
     def state(self) -> dict[str, NDArray[np.uint64]]:
         """uint64[buckets] per table, from the chain as a newcomer reads it."""
@@ -141,7 +143,7 @@ class _Reading:
         if not damaged:
             yield from _differing(f"version {owner.version}, table {table}", "runs", found, stated)
 
-    def _dense(self, info: DenseInfo) -> Iterator[Finding]:
+    def _file(self, info: DenseInfo | Archive) -> Iterator[Finding]:
         store, whole = self.env.catalog.store, hashlib.blake2b(digest_size=16)
         try:
             size = store.size(info.path)

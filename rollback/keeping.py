@@ -172,7 +172,7 @@ def _named(found: Inventory, kept: Iterable[Manifest], marker: Marker) -> set[st
     """Every object that a version or a checkpoint names that stays."""
     named: set[str] = set()
     for manifest in kept:
-        named |= manifest.data_paths() | {manifest.checkpoint}
+        named |= manifest.data_paths()
     for checkpoint in found.checkpoints:
         if checkpoint.state.marker >= marker:
             named |= {run.path for touched in checkpoint.touched.values() for run in touched.keys.values()}

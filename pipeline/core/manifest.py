@@ -38,6 +38,16 @@ class DenseInfo(Document, frozen=True, kw_only=True):
     digest: str
 
 
+class Archive(Document, frozen=True, kw_only=True):
+    """A trainer's checkpoint as it was, optimizer state and all: a file, or a folder as a tar. `digest` is BLAKE2b-128, in hex."""
+
+    path: str
+    name: str
+    packing: Literal["file", "tar"]
+    bytes: int
+    digest: str
+
+
 class TableChange(Document, frozen=True, kw_only=True):
     """What a version writes to one table: runs of rows and of tombstones, every key at most once.
     `interval` is the digest per bucket of the (key, op, row) written."""
@@ -135,8 +145,8 @@ class Manifest(Document, frozen=True, kw_only=True):
     digests: dict[str, DigestVector] | None = None
     """The table digests, where the writer held the whole state."""
     dense: DenseInfo | None = None
-    checkpoint: str = ""
-    """Where the trainer's own checkpoint is archived, if it is."""
+    checkpoint: Archive | None = None
+    """The trainer's own checkpoint, where it is archived. Replicas never read it."""
     source: Literal["none", "whole", "touched", "compared", "log", "undo"] = "none"
     rollback: Rollback | None = None
 
@@ -158,7 +168,7 @@ class Manifest(Document, frozen=True, kw_only=True):
         """Of everything that this version alone added to the store."""
         parts = self._parts()
         paths = {run.path: run.bytes for part in parts for run in part.runs}
-        return sum(paths.values()) + (self.dense.bytes if self.dense else 0)
+        return sum(paths.values()) + sum(found.bytes for found in (self.dense, self.checkpoint) if found is not None)
 
     def state_digests(self, buckets: int) -> dict[str, NDArray[np.uint64]] | None:
         """uint64[buckets] per table of the whole state, where it is stated."""
@@ -177,7 +187,8 @@ class Manifest(Document, frozen=True, kw_only=True):
     def data_paths(self) -> set[str]:
         """Keys of every object that a reader of this version alone may need."""
         parts = self._parts()
-        return {run.path for part in parts for run in part.runs} | ({self.dense.path} if self.dense else set())
+        beside = {found.path for found in (self.dense, self.checkpoint) if found is not None}
+        return {run.path for part in parts for run in part.runs} | beside
 
     def _parts(self) -> list[TableChange | TableFull]:
         undo = self.rollback.undo if self.rollback else {}

@@ -216,7 +216,7 @@ def test_every_quiet_partition_beats(world):
 SMALL = {**QUIET, "queue_bytes": 4000, "flush_timeout_s": 0.3}
 
 
-def test_a_full_queue_makes_put_wait_and_then_says_so(world):
+def test_invariant_14_a_full_queue_makes_put_wait_and_then_says_so(world):
     updates = world.open(settings=RealtimeSettings(**SMALL))
     world.log.stuck = True
 
@@ -230,7 +230,7 @@ def test_a_full_queue_makes_put_wait_and_then_says_so(world):
     assert updates.rows_shed == 0
 
 
-def test_a_full_queue_sheds_and_the_next_delta_owes_the_rows(world):
+def test_invariant_6_a_full_queue_sheds_and_the_next_delta_owes_the_rows(world):
     updates = world.open(settings=RealtimeSettings(**SMALL, overflow="shed"))
     world.log.stuck = True
     for value in range(100):
@@ -257,7 +257,7 @@ def _checkpoint(world, marker):
     return read_checkpoint(world.catalog, marker)[0]
 
 
-def test_too_many_touched_keys_widen_the_table(world):
+def test_invariant_6_too_many_touched_keys_widen_the_table(world):
     updates = world.open(settings=RealtimeSettings(**QUIET, touched_keys=100))
     updates.put("user", [1], rows_of([1]))
     updates.put("item", range(200), rows_of(range(200)))
