@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC
+from itertools import cycle
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -66,6 +67,10 @@ def quality(axes: Axes, recording: Recording, palette: Palette) -> None:
             text, (at, top), (shift, -3), textcoords="offset points",
             ha=side, va="top", color=colour, fontsize=9.5, fontweight="bold",
         )  # fmt: skip
+    axes.plot(
+        [_moment(recording.rollback.at)], [recording.rollback.again], "D", color=palette.rollback, markersize=7, zorder=6,
+        label="the last window, scored once more",
+    )  # fmt: skip
     axes.annotate(
         "0.5 is chance", (0, 0.5), (2, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
         ha="left", va="bottom", color=palette.muted, fontsize=9,
@@ -94,8 +99,8 @@ def _auc_lines(axes: Axes, recording: Recording, palette: Palette) -> None:
 
 def lag(axes: Axes, recording: Recording, palette: Palette) -> None:
     """Lag in ms on a logarithmic axis, over the run."""
-    for line, style, colour in zip(recording.lag, _cycle(), (palette.served, palette.snapshot, palette.muted) * 8, strict=False):
-        axes.plot(line.at_s, line.lag_ms, style, color=colour, linewidth=1.5, label=line.label)
+    for line, colour in zip(recording.lag, cycle((palette.served, palette.snapshot, palette.update)), strict=False):
+        axes.plot(line.at_s, line.lag_ms, ".", color=colour, markersize=4.5, alpha=0.75, label=line.label)
     axes.axvline(recording.rollback.at_s, color=palette.rollback, linewidth=1.6)
     values = [value for line in recording.lag for value in line.lag_ms]
     axes.set_yscale("log")
@@ -108,7 +113,13 @@ def lag(axes: Axes, recording: Recording, palette: Palette) -> None:
         "rollback", (recording.rollback.at_s, 0), (5, 5), xycoords=("data", "axes fraction"), textcoords="offset points",
         ha="left", va="bottom", color=palette.rollback, fontsize=9,
     )  # fmt: skip
-    _dress(axes, palette, "Lag of the realtime tier", "from the trainer's put to the replica's memory", "seconds since the start")
+    _dress(
+        axes,
+        palette,
+        "Freshness: lag of the realtime tier",
+        "from the trainer's put to a lookup that gives the row",
+        "seconds since the start",
+    )
     _legend(axes, palette)
 
 
@@ -187,10 +198,6 @@ def _named(marks: list[VersionMark]) -> Iterable[VersionMark]:
     return (mark for mark in marks if mark in (marks[0], marks[-1]) or mark.kind == "rollback")
 
 
-def _cycle() -> tuple[str, ...]:
-    return ("-", "-", "--", "-.") * 8
-
-
 def _bytes(value: float) -> str:
     for unit in ("B", "KB", "MB", "GB"):
         if value < 999.5:
@@ -233,6 +240,6 @@ def _dress(axes: Axes, palette: Palette, title: str, subtitle: str, below: str) 
 def _legend(axes: Axes, palette: Palette) -> None:
     if axes.get_legend_handles_labels()[1]:
         axes.legend(
-            loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3, frameon=False, fontsize=9, labelcolor=palette.ink,
+            loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=4, frameon=False, fontsize=9, labelcolor=palette.ink,
             handlelength=2.2, columnspacing=1.6,
         )  # fmt: skip

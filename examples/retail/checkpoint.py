@@ -4,7 +4,8 @@
     customer/rows    float32[n, 16]
     dense/NAME       float32           for each parameter of the model
     optimizer/...    float32           accumulators: customer [n], dense/NAME; may be missing
-    __metadata__     steps, trained_through (microseconds of event time)
+    __metadata__     steps, trained_through (microseconds of event time); where they are missing, as in what `penstock export`
+                     writes, the sidecar beside the file has them
 
 It knows the file's layout and nothing of training or delivery.
 """
@@ -20,7 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from penstock.pipeline.core.errors import Corrupt, NotFound
-from penstock.pipeline.core.times import EventTime
+from penstock.pipeline.core.times import NEVER, EventTime
+from penstock.slicer.sidecar import read_sidecar
 
 from .model import DENSE_SHAPES, TABLES
 from .trainer import TableState, TrainerState
@@ -49,7 +51,7 @@ def read_checkpoint(path: Path) -> TrainerState:
     try:
         with safe_open(path, framework="np") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            metadata = file.metadata() or {}
+            metadata = file.metadata() or _by_sidecar(path)
     except SafetensorError as error:
         raise Corrupt(f"{path.name}: not a safetensors file: {error}") from None
     try:
@@ -58,6 +60,14 @@ def read_checkpoint(path: Path) -> TrainerState:
         raise Corrupt(f"{path.name}: no {missing} in this checkpoint") from None
     except ValueError as error:
         raise Corrupt(f"{path.name}: {error}") from None
+
+
+def _by_sidecar(path: Path) -> dict[str, str]:
+    sidecar = read_sidecar(path)
+    if sidecar is None:
+        return {}
+    through = sidecar.through()
+    return {"steps": str(sidecar.step), "trained_through": str(NEVER if through is None else through)}
 
 
 def _state(tensors: Mapping[str, NDArray[np.generic]], metadata: Mapping[str, str]) -> TrainerState:

@@ -64,11 +64,12 @@ class VersionMark:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RollbackMark:
     """`at`: the newest event that the trainer had seen when the rollback committed, at `at_s` seconds of the run; nothing
-    learned at or after `before` was served any more."""
+    learned at or after `before` was served any more. `again`: the AUC of the last window before it, scored once more after."""
 
     at: EventTime
     at_s: float
     before: EventTime
+    again: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

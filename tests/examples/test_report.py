@@ -41,7 +41,7 @@ def recording():
             VersionMark(version=3, kind="rollback", timeline=2, at_s=6.0, trained_through=day(29)),
         ),
         poison=(day(30), day(36)),
-        rollback=RollbackMark(at=day(34), at_s=6.0, before=day(30)),
+        rollback=RollbackMark(at=day(34), at_s=6.0, before=day(30), again=0.79),
         figures=(Figure(name="AUC <before>", value="0.8", note="a & b"),),
     )
 

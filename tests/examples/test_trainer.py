@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from penstock.examples.retail.checkpoint import read_checkpoint, write_checkpoint
 from penstock.examples.retail.model import TABLES, score, time_context
@@ -9,8 +10,10 @@ from penstock.examples.retail.quality import auc
 from penstock.examples.retail.stream import PurchaseStream, read_purchases
 from penstock.examples.retail.table import INITIAL_ACCUMULATOR
 from penstock.examples.retail.trainer import OnlineTrainer, fresh_state
+from penstock.pipeline.core.checkpoint import Sidecar
 from penstock.pipeline.core.errors import Corrupt, InvalidInput, NotFound
-from penstock.pipeline.core.times import NEVER
+from penstock.pipeline.core.times import NEVER, format_time
+from penstock.slicer.sidecar import sidecar_path
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +124,21 @@ def test_missing_accumulators_restart_at_the_documented_value(stream, tmp_path):
         assert np.array_equal(restarted.tables[name].rows, state.tables[name].rows)
         assert (restarted.tables[name].accumulators == np.float32(INITIAL_ACCUMULATOR)).all()
     assert all((values == np.float32(INITIAL_ACCUMULATOR)).all() for values in restarted.dense_accumulators.values())
+
+
+def test_an_export_has_its_steps_and_times_in_the_sidecar_beside_it(stream, tmp_path):
+    state = trained(stream, 4).state()
+    path = tmp_path / "export.safetensors"
+    write_checkpoint(path, state)
+    tensors = load_file(path)
+    save_file(tensors, path)
+    with pytest.raises(Corrupt, match="no 'steps'"):
+        read_checkpoint(path)
+    sidecar = Sidecar(step=4, trained_through=format_time(state.trained_through))
+    sidecar_path(path).write_bytes(sidecar.encode())
+    assert same(read_checkpoint(path), state)
+    sidecar_path(path).write_bytes(Sidecar().encode())
+    assert read_checkpoint(path).trained_through == NEVER
 
 
 def test_a_fresh_trainer_has_learned_from_nothing(stream):
