@@ -7,7 +7,7 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -17,6 +17,14 @@ from .core.times import parse_duration
 
 ENVIRONMENT = "PENSTOCK_CONFIG"
 DEFAULT = "penstock.toml"
+
+DURATIONS = {
+    "realtime": ("beat", "flush_timeout", "reserve_ahead", "max_event_skew"),
+    "replica": ("refresh", "lease", "max_silence"),
+    "recovery": ("window",),
+    "retention": ("publish_deadline",),
+}
+"""The keys whose values are durations, such as "10m"."""
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 NotNegative = Annotated[int, msgspec.Meta(ge=0)]
@@ -149,29 +157,45 @@ def load_config(path: Path) -> Config:
 
 
 def parse_config(text: str, name: str) -> Config:
+    """The config in `text`; errors name the key. `name` says where it stands."""
     try:
-        config = msgspec.convert(tomllib.loads(text), Config)
-        for section in (config.realtime, config.replica, config.recovery, config.retention):
-            for field in (
-                "beat",
-                "flush_timeout",
-                "reserve_ahead",
-                "max_event_skew",
-                "refresh",
-                "lease",
-                "max_silence",
-                "window",
-            ):
-                if hasattr(section, field):
-                    parse_duration(getattr(section, field))
-        parse_duration(config.retention.publish_deadline)
+        raw = tomllib.loads(text)
+        config = msgspec.convert(raw, Config)
     except tomllib.TOMLDecodeError as error:
         raise InvalidInput(f"{name}: not TOML: {error}") from None
     except msgspec.ValidationError as error:
-        found = re.sub(r" - at `\$\.?([^`]*)`", lambda at: f" (at {at[1] or 'the top'})", str(error))
+        found = re.sub(r" - at `\$\.?([^`]*)`", lambda at: f" (at {_named(raw, at[1]) or 'the top'})", str(error))
         raise InvalidInput(f"{name}: {found}") from None
+    for section, keys in DURATIONS.items():
+        for key in keys:
+            try:
+                parse_duration(getattr(getattr(config, section), key))
+            except InvalidInput as error:
+                raise InvalidInput(f"{name}: {error} (at {section}.{key})", hint=error.hint) from None
     for model, settings in config.models.items():
         checked_name(model, "model")
         for table in settings.tables:
             checked_name(table, "table")
     return config
+
+
+def _named(raw: dict[str, Any], path: str) -> str:
+    """`path` of what is wrong, with the names of the model and the table in place of "[...]"."""
+    if "[...]" not in path:
+        return path
+    models = {model: settings for model, settings in raw["models"].items() if isinstance(settings, dict)}
+    for model, settings in models.items():
+        tables = settings.get("tables", {})
+        for table, found in tables.items() if isinstance(tables, dict) else ():
+            if _is_wrong(found, TableConfig):
+                return path.replace("models[...].tables[...]", f"models.{model}.tables.{table}")
+    wrong = next((model for model, settings in models.items() if _is_wrong(settings, ModelConfig)), "[...]")
+    return path.replace("models[...]", f"models.{wrong}")
+
+
+def _is_wrong(raw: object, kind: type[Section]) -> bool:
+    try:
+        msgspec.convert(raw, kind)
+    except msgspec.ValidationError:
+        return True
+    return False

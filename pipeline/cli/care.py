@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from ..core.errors import InvalidInput
-from .options import ConfigFile, Json, ModelName, Reason, chosen_version, existing
+from .options import HOUSEKEEPING, VERSIONS, ConfigFile, Json, ModelName, Reason, chosen_version, existing
 from .output import escaped, human_bytes, print_json, print_table, stdout
 from .progress import progress
 
@@ -28,8 +28,8 @@ class ExportDocument(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CompactionDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """What `compact` prints. `chain`: how many versions a newcomer had to load, at most `max_chain` are wanted; `version` holds the
-    whole state now, None where nothing was written."""
+    """What `compact` prints. `chain`: how many versions a newcomer had to load; more than `max_chain` are too many. `version`
+    holds the whole state now; None where nothing was written."""
 
     chain: int
     max_chain: int
@@ -41,12 +41,16 @@ class CompactionDocument(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def register(app: typer.Typer) -> None:
-    for command in (verify, export, compact, retention):
-        app.command()(command)
+    for command in (verify, export):
+        app.command(rich_help_panel=VERSIONS)(command)
+    for keeping in (compact, retention):
+        app.command(rich_help_panel=HOUSEKEEPING)(keeping)
 
 
 def verify(version: Number = None, config: ConfigFile = None, model: ModelName = None, json: Json = False) -> int:
-    """Read every byte that a version needs, and check it against its digests. Exit code 3 where something is damaged.
+    """Read every byte of a version, check every digest.
+
+    Exit code 3 where something is damaged.
 
     [dim]penstock verify
     penstock verify 12 --json[/]
@@ -79,7 +83,9 @@ def export(
     model: ModelName = None,
     json: Json = False,
 ) -> None:
-    """Write a version out: one table for people, or a checkpoint with its sidecar for a trainer to restart from.
+    """Write a version out: a table, or a whole checkpoint.
+
+    A table is parquet, with columns key and row; a checkpoint comes with the sidecar by which a trainer restarts from it.
 
     [dim]penstock export 12 --table customer --output customer.parquet
     penstock export --table customer --before 2026-11-21T10:07:00Z --output before.parquet
@@ -138,7 +144,9 @@ def compact(
     model: ModelName = None,
     json: Json = False,
 ) -> None:
-    """Write a chain as one whole state beside it, so that newcomers load less. No ref moves.
+    """Write a chain as one whole state beside it.
+
+    Newcomers load less then; no ref moves.
 
     [dim]penstock compact[/]
     """
@@ -176,7 +184,9 @@ def retention(
     model: ModelName = None,
     json: Json = False,
 ) -> None:
-    """Expire what no ref, pin, running publish or recovery window needs.
+    """Expire what nothing needs any more.
+
+    Whatever a ref, a pin, a replica, a running publish or the recovery window needs is kept.
 
     [dim]penstock retention --dry-run[/]
     """

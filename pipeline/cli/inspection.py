@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from .options import Json
+from .options import DELIVERY, Json
 from .output import escaped, print_json, print_table, stderr, stdout
 
 
 def register(app: typer.Typer) -> None:
-    app.command(name="inspect")(inspect)
+    app.command(name="inspect", rich_help_panel=DELIVERY)(inspect)
 
 
 def inspect(
@@ -20,7 +20,9 @@ def inspect(
     checksums: Annotated[bool, typer.Option("--checksums", help="Also the SHA-256 of every tensor.")] = False,
     json: Json = False,
 ) -> None:
-    """Show the tensors of a checkpoint, and propose the config of its tables.
+    """Show the tensors of a checkpoint, and propose its tables.
+
+    No framework is needed, and nothing in the checkpoint is executed.
 
     [dim]penstock inspect checkpoints/step_100.pt
     penstock inspect model.safetensors --checksums --json[/]
@@ -33,13 +35,14 @@ def inspect(
         print_json(found)
         return
     stdout.print(f"[bold]{escaped(path)}[/]: {found.format}, {len(found.tensors)} tensors", soft_wrap=True)
+    shown = [t for t in found.tensors if t.role != "optimizer"]
     print_table(
         ["tensor", "role", "dtype", "shape", *(["sha256"] if checksums else [])],
-        [
-            (t.name, t.role, t.dtype, "×".join(map(str, t.shape)) or "scalar", *([t.sha256] if checksums else []))
-            for t in found.tensors
-        ],
+        [(t.name, t.role, t.dtype, "×".join(map(str, t.shape)) or "scalar", *([t.sha256] if checksums else [])) for t in shown],
+        spare=("dtype", "role"),
     )
+    if left := len(found.tensors) - len(shown):
+        stdout.print(f"[dim]and {left} of the optimizer, which reaches no replica (--json lists them)[/]")
     if proposed := proposed_tables("NAME", found.tensors):
         stdout.print("\n[bold]proposed config[/]")
         stdout.print(proposed, markup=False, soft_wrap=True, end="")

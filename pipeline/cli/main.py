@@ -14,7 +14,6 @@ from ..core.errors import InvalidInput, PenstockError, StorageFull
 from . import care, demo, inspection, moves, publish, rollback, serve, status
 from .output import escaped, stderr, stdout
 
-INTERRUPTED = 130
 FULL = (errno.ENOSPC, errno.EDQUOT)
 app = typer.Typer(
     name="penstock",
@@ -26,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (publish, moves, rollback, serve, status, care, inspection, demo):
+for module in (inspection, publish, serve, status, moves, rollback, care, demo):
     module.register(app)
 
 
@@ -52,25 +51,23 @@ def main() -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Runs one command; returns its exit code."""
+    """Runs one command; returns its exit code. A reader of its output that has enough ends it with 1, without a word."""
     try:
-        found = app(arguments, standalone_mode=False)
+        found = app(arguments, prog_name="penstock", standalone_mode=False)
     except PenstockError as error:
         return failed(error, error.hint, error.exit_code)
     except Exit as stopped:
         return int(stopped.exit_code)
     except TyperException as error:
+        if not error.format_message():  # a group without a command has shown its help
+            return InvalidInput.exit_code
         return failed(error.format_message(), "--help shows what a command takes", InvalidInput.exit_code)
-    except (Abort, KeyboardInterrupt):
-        return failed("interrupted", "", INTERRUPTED)
-    except BrokenPipeError:
-        # Whoever read has enough; the interpreter must not try to flush what is left.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except Abort:
+        return failed("not confirmed; nothing was changed", "--yes does not ask", PenstockError.exit_code)
     except OSError as error:
         code = StorageFull.exit_code if error.errno in FULL else 1
         return failed(": ".join(str(part) for part in (error.strerror or error, error.filename) if part), "", code)
-    except Exception as error:  # noqa: BLE001  the last resort of a command line: say what it is, keep the traceback for those who ask
+    except Exception as error:
         if os.environ.get("PENSTOCK_TRACEBACK"):
             raise
         return failed(f"{type(error).__name__}: {error}", "this is a bug; PENSTOCK_TRACEBACK=1 shows where", 1)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from .options import ConfigFile, Json, ModelName, Reason, RefName, existing, stored
+from .options import TROUBLE, VERSIONS, ConfigFile, Json, ModelName, Reason, RefName, existing, stored
 from .output import print_json, print_table, print_versions, stdout, version_document
 
 if TYPE_CHECKING:
@@ -40,8 +40,10 @@ class MoveDocument(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def register(app: typer.Typer) -> None:
-    for command in (versions, history, promote, pin, unpin, freeze, thaw):
-        app.command()(command)
+    for command in (versions, history, promote, pin, unpin):
+        app.command(rich_help_panel=VERSIONS)(command)
+    for stop in (freeze, thaw):
+        app.command(rich_help_panel=TROUBLE)(stop)
 
 
 def versions(config: ConfigFile = None, model: ModelName = None, json: Json = False) -> None:
@@ -103,8 +105,10 @@ def promote(
 
 def pin(
     version: Number,
-    name: Annotated[str | None, typer.Option("--name", help="The pin's name.", show_default="version-N")] = None,
-    lasts: Annotated[str | None, typer.Option("--for", help="How long it holds, as in 30d; for ever by default.")] = None,
+    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="The pin's name.", show_default="version-N")] = None,
+    lasts: Annotated[
+        str | None, typer.Option("--for", metavar="DURATION", help="How long it holds, as in 30d; for ever by default.")
+    ] = None,
     reason: Reason = "",
     config: ConfigFile = None,
     model: ModelName = None,
@@ -143,7 +147,9 @@ def unpin(
 
 
 def freeze(reason: Reason, ref: RefName = "live", config: ConfigFile = None, model: ModelName = None, json: Json = False) -> None:
-    """Stop every replica of a ref where the log ends now. The first thing to do when something is wrong.
+    """Stop every replica of a ref where the log ends now.
+
+    The first thing to do when something is wrong; a rollback thaws.
 
     [dim]penstock freeze --reason "AUC falls"[/]
     """

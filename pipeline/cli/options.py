@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from ..core.manifest import Manifest
     from ..environment import Environment
 
+DELIVERY, TROUBLE, VERSIONS, HOUSEKEEPING = "Delivery", "When something is wrong", "Versions", "Housekeeping"
+"""The headings under which `--help` lists the commands."""
+
 ConfigFile = Annotated[
     Path | None,
     typer.Option("--config", metavar="FILE", help="The config file.", show_default="$PENSTOCK_CONFIG, else ./penstock.toml"),
@@ -40,16 +43,6 @@ def existing(path: Path | None, model: str | None) -> Iterator[Environment]:
 
     config = read_config(path)
     with open_environment(config, config.model_name(model)) as env:
-        yield env
-
-
-@contextmanager
-def born(path: Path | None, model: str | None) -> Iterator[Environment]:
-    """A model that is born now, unless it exists."""
-    from ..environment import create_environment
-
-    config = read_config(path)
-    with create_environment(config, config.model_name(model)) as env:
         yield env
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def fitting_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, s
             kept.remove(columns.index(name))
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for at in kept:
-        number = bool(cells) and all(row[at][:1].isdigit() and row[at].replace(",", "").isdigit() or not row[at] for row in cells)
+        number = bool(cells) and all(row[at].replace(",", "").isdigit() or not row[at] for row in cells)
         table.add_column(columns[at], overflow="fold", justify="right" if number else "left")
     for row in cells:
         table.add_row(*(escaped(row[at]) for at in kept))
@@ -50,8 +51,6 @@ def fitting_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, s
 
 def escaped(text: object) -> str:
     """Text in which brackets are brackets, for a console that reads markup."""
-    from rich.markup import escape
-
     return escape(str(text))
 
 
@@ -98,7 +97,8 @@ def version_document(manifest: Manifest, refs: Refs, buckets: int) -> VersionDoc
     return VersionDocument(
         version=manifest.version, timeline=manifest.timeline, state=str(manifest.state), kind=manifest.kind, base=manifest.base,
         rows=manifest.rows, tombstones=manifest.tombstones, bytes=manifest.bytes, digest=digest, digest_of=digest_of,
-        trained_through=format_time(manifest.trained_through), source=manifest.source, created_at=format_time(manifest.created_at),
+        trained_through=format_time(manifest.trained_through), source=manifest.source,
+        created_at=format_time(manifest.created_at),
         refs=sorted(name for name, ref in refs.refs.items() if ref.version == manifest.version),
     )  # fmt: skip
 

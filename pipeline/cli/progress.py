@@ -20,24 +20,16 @@ Count = Callable[[int], object]
 
 
 @contextmanager
-def progress(env: Environment, doing: str, *, total: int | None = None) -> Iterator[Environment]:
-    """The environment, while a bar tells how many bytes the store was given or asked for; of `total`, where that is known."""
+def progress(env: Environment, doing: str) -> Iterator[Environment]:
+    """The environment, while a line tells how many bytes the store was given or asked for."""
     if not stderr.is_terminal:
         yield env
         return
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        SpinnerColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TransferSpeedColumn,
-    )
+    from rich import progress as bars
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), DownloadColumn(binary_units=True))
-    with Progress(*columns, TransferSpeedColumn(), TimeElapsedColumn(), console=stderr, transient=True) as bar:
-        task = bar.add_task(doing, total=total)
+    columns = (bars.SpinnerColumn(), bars.TextColumn("{task.description}"), bars.FileSizeColumn(), bars.TransferSpeedColumn())
+    with bars.Progress(*columns, bars.TimeElapsedColumn(), console=stderr, transient=True) as bar:
+        task = bar.add_task(doing, total=None)
         store = WatchedStore(env.catalog.store, lambda count: bar.advance(task, count))
         yield dataclasses.replace(env, catalog=dataclasses.replace(env.catalog, store=store))
 

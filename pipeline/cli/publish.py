@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import ConfigFile, Json, ModelName, Reason, born, existing
+from .options import DELIVERY, ConfigFile, Json, ModelName, Reason, existing, read_config
 from .output import print_json, print_versions, stdout, version_document
 from .progress import progress
 
 if TYPE_CHECKING:
-    from penstock.publishers.sources import Source
-
     from ..core.checkpoint import Sidecar
     from ..core.manifest import Manifest
     from ..core.times import EventTime
@@ -31,7 +29,7 @@ RUN = typer.Option("--run", help="Names the run that all parts belong to.", meta
 
 
 def register(app: typer.Typer) -> None:
-    app.add_typer(commands, name="publish")
+    app.add_typer(commands, name="publish", rich_help_panel=DELIVERY)
 
 
 @commands.command()
@@ -58,10 +56,15 @@ def snapshot(
     from penstock.publishers.snapshot import publish_snapshot
     from penstock.publishers.sources import checkpoint_source
 
+    from ..environment import create_environment
+
     number, count = _part(part, run)
     sidecar, through = _learned(path, trained_through)
-    with born(config, model) as env, checkpoint_source(path, env.model) as source:
-        with progress(env, "slicing", total=_size(source) // count) as watched:
+    settings = read_config(config)
+    name = settings.model_name(model)
+    # The checkpoint first: a model is not born for one that cannot be read.
+    with checkpoint_source(path, settings.models[name]) as source, create_environment(settings, name) as env:
+        with progress(env, "slicing") as watched:
             if part is None or run is None:
                 promote = _refs(ref, no_promote)
                 found = publish_snapshot(watched, source, sidecar=sidecar, trained_through=through, promote=promote, why=reason)
@@ -84,7 +87,10 @@ def delta(
         bool, typer.Option("--from-log", help="Fold the update log up to the newest finished checkpoint.")
     ] = False,
     touched: Annotated[
-        Path | None, typer.Option("--touched", help="Keys that changed: .npz, an array a table.", metavar="FILE")
+        Path | None,
+        typer.Option(
+            "--touched", help="Keys that changed: an .npz with an array a table, a .parquet or an .npy.", metavar="FILE"
+        ),
     ] = None,
     trained_through: Through = None,
     ref: Ref = "live",
@@ -171,11 +177,6 @@ def _learned(path: Path, trained_through: str | None) -> tuple[Sidecar | None, E
     from ..core.times import event_time
 
     return read_sidecar(path), None if trained_through is None else event_time(trained_through)
-
-
-def _size(source: Source) -> int:
-    """About how many bytes its tables take as slices."""
-    return sum(table.rows * (8 + 4 * table.dim) for table in source.tables.values())
 
 
 def _show(env: Environment, manifest: Manifest, json: bool) -> None:

@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from ..core.errors import InvalidInput
-from .options import ConfigFile, Json, ModelName, Reason, existing
+from .options import TROUBLE, ConfigFile, Json, ModelName, Reason, existing
 from .output import escaped, print_json, print_table, stderr, stdout
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class RollbackDocument(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def register(app: typer.Typer) -> None:
-    app.command()(rollback)
+    app.command(rich_help_panel=TROUBLE)(rollback)
 
 
 def rollback(
@@ -75,7 +75,9 @@ def rollback(
     model: ModelName = None,
     json: Json = False,
 ) -> None:
-    """Go back to before the poison: show what will be lost, then commit a new version on a new timeline.
+    """Go back to before the poison, on a new timeline.
+
+    Shows what will be lost, asks, commits a new version, and waits until every live replica has confirmed its digest.
 
     [dim]penstock rollback --before 2026-11-21T10:07:00Z --reason "bot traffic" --dry-run
     penstock rollback --before 2026-11-21T10:07:00Z --reason "bot traffic"
@@ -118,9 +120,7 @@ def rollback(
         _done(env, plan, done, wait_s, json)
 
 
-def _targets(
-    before: str | None, written_before: str | None, to: int | None, to_checkpoint: bool
-) -> list[tuple[str, bool]]:
+def _targets(before: str | None, written_before: str | None, to: int | None, to_checkpoint: bool) -> list[tuple[str, bool]]:
     return [
         ("--before", before is not None),
         ("--written-before", written_before is not None),
@@ -206,7 +206,8 @@ def _done(env: Environment, plan: RollbackPlan | None, manifest: Manifest, wait_
     if found.missing:
         stdout.print(f"  [yellow]not yet confirmed: {escaped(', '.join(found.missing))}[/] (`penstock status` shows them)")
     if found.differing:
-        stdout.print(f"  [bold red]digests differ: {escaped(', '.join(found.differing))}[/]; restart these, they load the version anew")
+        names = escaped(", ".join(found.differing))
+        stdout.print(f"  [bold red]digests differ: {names}[/]; restart these, they load the version anew")
 
 
 def _confirmed(env: Environment, manifest: Manifest, wait_s: float) -> Confirmation:

@@ -8,7 +8,7 @@ import msgspec
 import typer
 
 from ..core.errors import InvalidInput, NotFound
-from .options import ConfigFile, Json, ModelName, RefName, existing, stored
+from .options import DELIVERY, TROUBLE, ConfigFile, Json, ModelName, RefName, existing, stored
 from .output import print_json, print_table, stderr, stdout
 
 if TYPE_CHECKING:
@@ -28,8 +28,10 @@ class LookupDocument(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def register(app: typer.Typer) -> None:
-    for command in (replica, lookup, trace):
-        app.command(context_settings={"ignore_unknown_options": command is not replica})(command)
+    app.command(rich_help_panel=DELIVERY)(replica)
+    negative_keys = {"ignore_unknown_options": True}
+    app.command(rich_help_panel=DELIVERY, context_settings=negative_keys)(lookup)
+    app.command(rich_help_panel=TROUBLE, context_settings=negative_keys)(trace)
 
 
 def replica(
@@ -38,7 +40,9 @@ def replica(
         str | None, typer.Option("--buckets", metavar="A-B", help="Hold only these buckets, both ends included.")
     ] = None,
     listen: Annotated[str, typer.Option("--listen", metavar="HOST:PORT", help="Port 0 takes a free one.")] = "127.0.0.1:8815",
-    name: Annotated[str | None, typer.Option("--name", help="The replica's name.", show_default="host and process")] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="The replica's name.", show_default="host and process")
+    ] = None,
     at: Annotated[
         str | None,
         typer.Option("--at", metavar="TARGET", help="Serve exactly this version, or state TIMELINE-MARKER; follow nothing."),
@@ -46,7 +50,7 @@ def replica(
     config: ConfigFile = None,
     model: ModelName = None,
 ) -> None:
-    """Serve lookups: bootstrap from the ref's chain, then follow.
+    """Serve lookups: load the ref's chain, then follow.
 
     [dim]penstock replica --listen 0.0.0.0:8815
     penstock replica --ref canary --buckets 0-127[/]
@@ -80,14 +84,14 @@ def replica(
         stopped.wait()
         stderr.print("draining")
         found.close()
-        server.shutdown()
+        server.drain()
         if found.failure is not None:
             raise found.failure
 
 
 def lookup(
     table: Annotated[str, typer.Option("--table", metavar="T", help="Which table.")],
-    keys: Annotated[list[str], typer.Argument(metavar="KEY...", help="Numbers; negative ones after `--`.")],
+    keys: Annotated[list[str], typer.Argument(metavar="KEY...", help="Numbers.")],
     version: Annotated[int | None, typer.Option("--version", metavar="N", help="Exactly as at this version.")] = None,
     at: Annotated[
         str | None, typer.Option("--replica", metavar="URL", help="Which replica; any that is present by default.")
@@ -133,12 +137,12 @@ def _present(catalog: Catalog, table: str) -> list[str]:
 
 def trace(
     table: Annotated[str, typer.Option("--table", metavar="T", help="Which table.")],
-    key: Annotated[str, typer.Argument(metavar="KEY", help="A number; a negative one after `--`.")],
+    key: Annotated[str, typer.Argument(metavar="KEY", help="A number.")],
     config: ConfigFile = None,
     model: ModelName = None,
     json: Json = False,
 ) -> None:
-    """Tell which versions and records wrote a row, oldest first.
+    """Tell which versions and records wrote a row.
 
     [dim]penstock trace --table customer 17850[/]
     """
@@ -151,6 +155,9 @@ def trace(
     if json:
         print_json(found)
         return
+    if not found:
+        stdout.print(f"nothing that is still held has written key {key}")
+        return
     print_table(
         ["when", "written by", "op", "partition", "offset", "publisher", "term", "learned up to", "counts"],
         [
@@ -160,7 +167,7 @@ def trace(
             )
             for e in found
         ],
-        spare=("term", "partition", "offset", "publisher"),
+        spare=("term", "partition", "offset", "publisher", "when"),
     )  # fmt: skip
 
 

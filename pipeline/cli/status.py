@@ -6,27 +6,27 @@ import base64
 import hashlib
 import time
 from collections import defaultdict, deque
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
-from rich.console import Group, RenderableType
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
-from ..catalog import leases
-from ..core.coordination import Presence
-from ..core.documents import DigestVector
 from ..core.errors import InvalidInput
-from ..core.ids import Partition
-from ..core.times import NEVER, format_time
-from ..environment import Environment
-from .options import ConfigFile, Json, ModelName, existing
-from .output import human_bytes, human_seconds, print_json, stdout, version_document
+from .options import TROUBLE, ConfigFile, Json, ModelName, existing
+from .output import VersionDocument, fitting_table, human_bytes, human_seconds, print_json, stdout, version_document
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from ..core.coordination import Presence
+    from ..core.documents import DigestVector
+    from ..environment import Environment
 
 SPARKS = "▁▂▃▄▅▆▇█"
-KEPT = 40
+KEPT = 20
+"""How many of the newest lags are drawn."""
+VERSIONS = 8
+"""How many of the newest versions are shown."""
 
 
 class PartitionDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +60,12 @@ class ReplicaDocument(msgspec.Struct, frozen=True, kw_only=True):
 class RefStatus(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     follow: str
-    frozen: list[int] | None
+    frozen: tuple[int, ...] | None
+
+
+class TableShape(msgspec.Struct, frozen=True, kw_only=True):
+    dim: int
+    codec: str
 
 
 class LogPartition(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,7 +75,8 @@ class LogPartition(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StatusDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """`digests_agree`: None while no two replicas that hold the same buckets stand at the same version."""
+    """`versions`: the newest ones, newest last. `digests_agree`: None while no two replicas that hold the same buckets stand at
+    the same version. `freshness_s`: the oldest of all partitions that are served."""
 
     model: str
     version: int
@@ -80,8 +86,9 @@ class StatusDocument(msgspec.Struct, frozen=True, kw_only=True):
     freshness_s: float | None
     refs: dict[str, RefStatus]
     rollback_under_way: int | None
-    tables: dict[str, dict[str, object]]
+    tables: dict[str, TableShape]
     log: list[LogPartition]
+    versions: list[VersionDocument]
     replicas: list[ReplicaDocument]
     digests_agree: bool | None
     alarms: list[str]
@@ -89,17 +96,19 @@ class StatusDocument(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def register(app: typer.Typer) -> None:
-    app.command()(status)
+    app.command(rich_help_panel=TROUBLE)(status)
 
 
 def status(
     watch: Annotated[bool, typer.Option("--watch", help="Show it again and again, until interrupted.")] = False,
-    every: Annotated[float, typer.Option("--every", metavar="SECONDS", help="How often, with --watch.")] = 1.0,
+    every: Annotated[float, typer.Option("--every", metavar="SECONDS", min=0.1, help="How often, with --watch.")] = 1.0,
     config: ConfigFile = None,
     model: ModelName = None,
     json: Json = False,
 ) -> None:
-    """Show versions, refs, update lag and freshness, and whether the replicas' digests agree.
+    """Show versions, refs, lag, freshness, replicas, alarms.
+
+    And whether the digests of the replicas agree.
 
     [dim]penstock status --watch[/]
     """
@@ -109,24 +118,30 @@ def status(
         if json:
             print_json(gathered(env))
         elif not watch:
-            stdout.print(rendered(env, gathered(env), {}))
+            stdout.print(rendered(gathered(env), {}))
         else:
             _watch(env, every)
 
 
 def _watch(env: Environment, every: float) -> None:
+    from rich.live import Live
+
     lags: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=KEPT))
     with Live(console=stdout, auto_refresh=False) as live:
         while True:
             found = gathered(env)
             for replica in found.replicas:
                 lags[replica.replica].append(max((p.lag_ms or 0.0 for p in replica.partitions), default=0.0))
-            live.update(rendered(env, found, lags), refresh=True)
+            live.update(rendered(found, lags), refresh=True)
             time.sleep(every)
 
 
 def gathered(env: Environment) -> StatusDocument:
     """Everything that status shows, as it is now."""
+    from ..catalog import leases
+    from ..core.ids import Partition
+    from ..core.times import NEVER, format_time
+
     now, refs, schema = env.clock(), env.catalog.refs(), env.catalog.reload_schema()
     history = env.catalog.history(refs)
     newest = history.newest
@@ -140,19 +155,15 @@ def gathered(env: Environment) -> StatusDocument:
     if claim is not None:
         alarms.append(f"a rollback to timeline {claim.timeline}, by {claim.who}, is not decided")
     served = [q.trained_through for p in presences for q in p.partitions if q.trained_through != NEVER]
+    partitions = [Partition(p) for p in range(schema.partitions)]
     return StatusDocument(
         model=env.catalog.model, version=newest.version, timeline=refs.timeline, state=str(newest.state),
-        trained_through=format_time(newest.trained_through),
-        freshness_s=None if not served else (now - min(served)) / 1e6,
-        refs={
-            name: RefStatus(version=ref.version, follow=ref.follow, frozen=None if ref.frozen is None else [int(offset) for offset in ref.frozen])
-            for name, ref in refs.refs.items()
-        },
+        trained_through=format_time(newest.trained_through), freshness_s=None if not served else (now - min(served)) / 1e6,
+        refs={name: RefStatus(version=ref.version, follow=ref.follow, frozen=ref.frozen) for name, ref in refs.refs.items()},
         rollback_under_way=None if claim is None else claim.timeline,
-        tables={name: {"dim": table.dim, "codec": table.codec} for name, table in schema.tables.items()},
-        log=[
-            LogPartition(partition=p, begin=env.log.begin(Partition(p)), end=env.log.end(Partition(p))) for p in range(schema.partitions)
-        ],
+        tables={name: TableShape(dim=table.dim, codec=table.codec) for name, table in schema.tables.items()},
+        log=[LogPartition(partition=p, begin=env.log.begin(p), end=env.log.end(p)) for p in partitions],
+        versions=[version_document(manifest, refs, schema.buckets) for manifest in history.trunk[-VERSIONS:]],
         replicas=replicas, digests_agree=agree, alarms=alarms, at=format_time(now),
     )  # fmt: skip
 
@@ -178,6 +189,8 @@ def _digests(vector: DigestVector | None, buckets: int) -> list[int]:
 
 
 def _replica(presence: Presence, behind: int, now: int) -> ReplicaDocument:
+    from ..core.times import NEVER, format_time
+
     return ReplicaDocument(
         replica=presence.replica, address=presence.address, ref=presence.ref, ready=presence.ready, version=presence.version,
         versions_behind=behind, digest=presence.digest,
@@ -198,53 +211,47 @@ def _table_digest(vector: DigestVector) -> str:
     return hashlib.blake2b(base64.b64decode(vector.text), digest_size=16).hexdigest()
 
 
-def rendered(env: Environment, found: StatusDocument, lags: dict[str, deque[float]]) -> RenderableType:
-    """The status for people."""
-    head = Text.assemble(
-        (found.model, "bold"), f"  version {found.version}, timeline {found.timeline}, learned up to {found.trained_through}  ",
-        ("digests agree", "green") if found.digests_agree else ("digests DIFFER", "bold red") if found.digests_agree is False else "",
-    )  # fmt: skip
-    refs = Text("  ".join(f"{n} → {r.version}{' frozen' if r.frozen is not None else ''}" for n, r in found.refs.items()))
-    replicas = Table(
-        "replica",
-        "ref",
-        "ready",
-        "version",
-        "behind",
-        "rows",
-        "memory",
-        "lag",
-        "freshness",
-        "digest",
-        "",
-        box=None,
-        pad_edge=False,
+def rendered(found: StatusDocument, lags: dict[str, deque[float]], width: int | None = None) -> RenderableType:
+    """The status for people, `width` columns wide; with the course of the lags, where there are any."""
+    from rich.console import Group
+    from rich.text import Text
+
+    width = width or stdout.width
+    agreement = {
+        None: Text(""), True: Text("digests agree", "green"), False: Text("digests DIFFER", "bold red"),
+    }[found.digests_agree]  # fmt: skip
+    learned = f"learned up to {found.trained_through}  "
+    head = Text.assemble((found.model, "bold"), f"  version {found.version}, timeline {found.timeline}, {learned}", agreement)
+    refs = "  ".join(f"{n} → {r.version}{' frozen' if r.frozen is not None else ''}" for n, r in found.refs.items())
+    versions = fitting_table(
+        ["version", "refs", "kind", "state", "rows", "size", "learned up to"],
+        [
+            (d.version, " ".join(d.refs), d.kind, d.state, f"{d.rows:,}", human_bytes(d.bytes), d.trained_through)
+            for d in found.versions
+        ],
+        spare=("size", "state"),
+        width=width,
     )
-    for replica in found.replicas:
-        lag = max((p.lag_ms or 0.0 for p in replica.partitions), default=0.0)
-        fresh = max((p.freshness_s for p in replica.partitions if p.freshness_s is not None), default=None)
-        replicas.add_row(
-            replica.replica, replica.ref, "yes" if replica.ready else "[red]no[/]", str(replica.version), str(replica.versions_behind),
-            f"{sum(replica.rows.values()):,}", human_bytes(replica.bytes), f"{lag:.1f} ms", human_seconds(fresh),
-            replica.digest[:12], sparkline(lags.get(replica.replica, ())),
-        )  # fmt: skip
-    refs_now = env.catalog.refs()
-    trunk = env.catalog.history(refs_now).trunk[-8:]
-    versions = Table("version", "kind", "state", "rows", "size", "learned up to", "refs", box=None, pad_edge=False)
-    for d in (version_document(m, refs_now, env.schema.buckets) for m in trunk):
-        versions.add_row(
-            str(d.version), d.kind, d.state, f"{d.rows:,}", human_bytes(d.bytes), d.trained_through, " ".join(d.refs)
-        )
-    parts: list[RenderableType] = [
-        head,
-        refs,
-        Text(""),
-        replicas if found.replicas else Text("no replica is present"),
-        Text(""),
-        versions,
-    ]
-    parts += [Text(f"! {alarm}", style="bold red") for alarm in found.alarms]
+    course = ["lag so far"] if lags else []
+    replicas = fitting_table(
+        ["replica", "ref", "ready", "version", "behind", "lag", "freshness", "rows", "memory", "digest", *course],
+        [(*_row(replica), *(sparkline(lags[replica.replica]) for _ in course)) for replica in found.replicas],
+        spare=("ref", "memory", "behind", "rows", "digest"),
+        width=width,
+    )
+    parts: list[RenderableType] = [head, Text(refs), Text(""), versions, Text("")]
+    parts += [replicas if found.replicas else Text("no replica is present", "dim")]
+    parts += [Text(f"! {alarm}", "bold red") for alarm in found.alarms]
     return Group(*parts)
+
+
+def _row(replica: ReplicaDocument) -> tuple[str, ...]:
+    lag = max((p.lag_ms or 0.0 for p in replica.partitions), default=0.0)
+    fresh = max((p.freshness_s for p in replica.partitions if p.freshness_s is not None), default=None)
+    return (
+        replica.replica, replica.ref, "yes" if replica.ready else "NO", str(replica.version), str(replica.versions_behind),
+        f"{lag:.1f} ms", human_seconds(fresh), f"{sum(replica.rows.values()):,}", human_bytes(replica.bytes), replica.digest[:12],
+    )  # fmt: skip
 
 
 def sparkline(values: deque[float] | tuple[float, ...]) -> str:

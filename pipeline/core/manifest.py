@@ -39,7 +39,7 @@ class DenseInfo(Document, frozen=True, kw_only=True):
 
 
 class Archive(Document, frozen=True, kw_only=True):
-    """A trainer's checkpoint as it was, optimizer state and all: a file, or a folder as a tar. `digest` is BLAKE2b-128, in hex."""
+    """A trainer's checkpoint as it was, optimizer state and all: a file, or a folder as a tar. `digest`: BLAKE2b-128, in hex."""
 
     path: str
     name: str

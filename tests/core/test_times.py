@@ -11,7 +11,7 @@ from penstock.pipeline.core.times import NEVER, event_time, format_time, microse
 def test_invariant_11_a_naive_time_is_refused_everywhere():
     for refused in (
         lambda: parse_time("2026-11-21T10:07:00"),
-        lambda: microseconds(datetime(2026, 11, 21)),
+        lambda: microseconds(datetime(2026, 11, 21)),  # noqa: DTZ001
         lambda: event_time("2026-11-21"),
     ):
         with pytest.raises(NaiveTime, match="no offset"):

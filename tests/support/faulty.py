@@ -94,7 +94,8 @@ def every_failure(
             try:
                 run(faults)
             except (Crash, OutcomeUnknown) as stopped:
-                assert faults.fired, f"stopped without a fault: {stopped}"
+                if not faults.fired:
+                    raise AssertionError("stopped without a fault") from stopped
             if not faults.fired:
                 break
             yield at, mode
