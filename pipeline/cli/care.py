@@ -76,7 +76,12 @@ def export(
     output: Annotated[Path | None, typer.Option("--output", metavar="FILE")] = None,
     table: Annotated[str | None, typer.Option("--table", metavar="T", help="One table, as parquet.")] = None,
     file_format: Annotated[
-        str | None, typer.Option("--format", metavar="npz|safetensors", help="A whole checkpoint to restart from.")
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="npz|safetensors|archive",
+            help="A whole checkpoint to restart from; archive: the trainer's own files, into a folder.",
+        ),
     ] = None,
     before: Annotated[str | None, typer.Option("--before", metavar="TIME", help="As it was before this event time.")] = None,
     config: ConfigFile = None,
@@ -89,23 +94,29 @@ def export(
 
     [dim]penstock export 12 --table customer --output customer.parquet
     penstock export --table customer --before 2026-11-21T10:07:00Z --output before.parquet
-    penstock export --format safetensors --output restart.safetensors[/]
+    penstock export --format safetensors --output restart.safetensors
+    penstock export 12 --format archive --output restart/[/]
     """
     if output is None:
         raise InvalidInput("where to? Say --output FILE")
     if (table is None) == (file_format is None):
-        raise InvalidInput("give either --table T (parquet) or --format npz|safetensors (a whole checkpoint)")
-    if file_format not in (None, "npz", "safetensors"):
-        raise InvalidInput(f"--format {file_format}: npz or safetensors")
+        raise InvalidInput("give either --table T (parquet) or --format npz|safetensors|archive (a whole checkpoint)")
+    if file_format not in (None, "npz", "safetensors", "archive"):
+        raise InvalidInput(f"--format {file_format}: npz, safetensors or archive")
     if before is not None and (table is None or version is not None):
         raise InvalidInput("--before goes with --table, and with no VERSION")
     with existing(config, model) as env, progress(env, "reading") as watched:
-        if table is None:
+        if file_format == "archive":
+            documents = [_export_archive(watched, version, output)]
+        elif table is None:
             documents = _export_checkpoint(watched, version, output, "npz" if file_format == "npz" else "safetensors")
         else:
             documents = [_export_table(watched, version, before, table, output)]
     if json:
         print_json(documents[0] if table is not None else documents)
+        return
+    if file_format == "archive":
+        stdout.print(escaped(f"{output}: the checkpoint of version {documents[0].version}"), soft_wrap=True)
         return
     for document in documents:
         text = f"{output}: {document.rows:,} rows of table {document.table}, version {document.version}"
@@ -127,6 +138,22 @@ def _export_table(env: Environment, version: int | None, before: str | None, tab
 
     moment = state_before(env, before_event(event_time(before)))
     return ExportDocument(version=moment.base.version, table=table, rows=export_moment(env, moment, table, output))
+
+
+def _export_archive(env: Environment, version: int | None, output: Path) -> ExportDocument:
+    """Of `version`, which may stand beside the chain; by default of the newest that has an archive."""
+    from penstock.publishers.archive import export_archive
+
+    from ..core.ids import Version
+
+    history = env.catalog.history()
+    if version is None:
+        kept = [m for m in (*history.trunk, *history.bases.values()) if m.checkpoint is not None]
+        found = max(kept, key=lambda m: m.version, default=history.newest)
+    else:
+        found = history.version(Version(version))
+    export_archive(env, found, output)
+    return ExportDocument(version=found.version, table="", rows=0)
 
 
 def _export_checkpoint(env: Environment, version: int | None, output: Path, kind: Format) -> list[ExportDocument]:

@@ -151,3 +151,16 @@ def test_inspect_names_every_tensor(capsys):
     shown = capsys.readouterr().out
     assert '[models.NAME.tables.product]\ntensor = "model.embeddings.product.weight"' in shown
     assert "of the optimizer" in shown
+
+
+def test_an_archived_checkpoint_comes_back_as_it_was(shell):
+    refused = shell("export", "--format", "archive", "--output", shell.folder / "restart")
+    assert refused.code == 5
+    assert "no archived checkpoint" in refused.err
+    shell.config.write_text(shell.config.read_text() + '\n[models.shop]\noptimizer = "archive"\n')
+    saved = shell.save("step_4.npz")
+    version = shell.json("publish", "snapshot", saved, "--trained-through", "2024-11-01T10:30:00Z")["version"]
+    found = shell.json("export", "--format", "archive", "--output", shell.folder / "restart")
+    assert found[0]["version"] == version
+    assert (shell.folder / "restart/step_4.npz").read_bytes() == saved.read_bytes()
+    assert (shell.folder / "restart/step_4.npz.penstock.json").exists()
