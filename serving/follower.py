@@ -6,23 +6,22 @@ became of it, at a cut that is known, at frozen positions, at a gap, at a record
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
-
 from penstock.pipeline.core.dense import DenseFold
-from penstock.pipeline.core.errors import Corrupt, PenstockError
-from penstock.pipeline.core.hashing import bucket_range, buckets_of
+from penstock.pipeline.core.errors import Corrupt, InvalidInput, PenstockError
 from penstock.pipeline.core.history import Entry, History, Verdict, verdict
-from penstock.pipeline.core.ids import Offset, Partition, Reader, State
-from penstock.pipeline.core.manifest import Manifest
+from penstock.pipeline.core.ids import Offset, Partition, Reader, Version
+from penstock.pipeline.core.manifest import DenseInfo, Manifest
 from penstock.pipeline.core.records import Record, RecordKind
 from penstock.pipeline.core.refs import Ref, Refs
 from penstock.pipeline.core.schema import ModelSchema
 
-from .partition import Digests, Gap, Marked, PartitionState
+from .holding import Holding
+from .markers import Markers
+from .partition import Gap, PartitionState
+from .pending import Pending
 from .table import Table
 
 
@@ -32,24 +31,37 @@ class UnknownTable(PenstockError):
 
 @dataclass(slots=True)
 class Follower:
-    """`buckets` are those that the replica holds; `markers` bounds how many are remembered per partition."""
+    """`ends`: those of the log, read after the refs; what a version says of the log must lie before them."""
 
-    schema: ModelSchema
-    tables: dict[str, Table]
-    buckets: range
-    partitions: dict[Partition, PartitionState]
+    holding: Holding
     history: History
     refs: Refs
     ref: str
-    markers: int
+    markers: Markers
+    partitions: dict[Partition, PartitionState] = field(default_factory=dict)
+    ends: Mapping[Partition, Offset] = field(default_factory=dict)
     dense: DenseFold = field(init=False)
+    _places: dict[Partition, Partition] = field(init=False)
+    _next: dict[Version, Manifest | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.dense = DenseFold(self.schema.partitions)
+        # Who does not hold all buckets takes a dense slice when it has passed in the partitions that it follows. No marker comes
+        # between the announcements of one slice, so at a version all agree.
+        self._places = {p: Partition(place) for place, p in enumerate(self.holding.partitions())}
+        self.dense = DenseFold(len(self._places))
 
-    def learn(self, refs: Refs, history: History) -> None:
+    @property
+    def schema(self) -> ModelSchema:
+        return self.holding.schema
+
+    @property
+    def tables(self) -> Mapping[str, Table]:
+        return self.holding.tables
+
+    def learn(self, refs: Refs, history: History, ends: Mapping[Partition, Offset]) -> None:
         """The refs and the history as they are now."""
-        self.refs, self.history = refs, history
+        self.refs, self.history, self.ends = refs, history, ends
+        self._next.clear()
         for state in self.partitions.values():
             state.paused = False
 
@@ -57,53 +69,72 @@ class Follower:
     def known(self) -> Ref:
         return self.refs.ref(self.ref)
 
+    @property
+    def follows_log(self) -> bool:
+        return self.known.follow == "log"
+
     def next_version(self, state: PartitionState) -> Manifest | None:
-        """What the partition adopts next on its way to the ref's version."""
-        return self.history.next_to_adopt(state.version, self.known.version)
+        """What the partition adopts next on its way to the ref's version; a ref that follows versions may also go back."""
+        if state.version not in self._next:
+            known = self.known.version
+            is_back = known < state.version and not self.follows_log
+            found = self.history.version(known) if is_back else self.history.next_to_adopt(state.version, known)
+            self._next[state.version] = found
+        return self._next[state.version]
 
     def may_poll(self, state: PartitionState) -> bool:
         """Whether the partition has to be read on; if not, it waits for a decision, for an adoption, or for a person."""
-        if state.alarm or state.paused or self.known.follow != "log" or self._frozen(state.partition, state.offset):
-            return False
-        version = self.next_version(state)
+        return self.follows_log and not state.alarm and not state.paused and state.offset < self._limit(state)
+
+    def _limit(self, state: PartitionState) -> float:
+        """Where reading stops: frozen positions, or the cut of a known rollback of the whole model, which is jumped over."""
+        frozen, version = self.known.frozen, self.next_version(state)
         taken = None if version is None else version.rollback
-        # A known rollback of the whole model is jumped over, not read through.
-        return taken is None or taken.tables is not None or state.offset < taken.cut[state.partition]
+        limits = [float("inf")]
+        if frozen is not None:
+            limits.append(frozen[state.partition])
+        if taken is not None and taken.tables is None:
+            limits.append(taken.cut[state.partition])
+        return min(limits)
 
     def step(self, partition: Partition, entries: Sequence[Entry]) -> int:
         """Goes through entries that follow each other from `reads_from` on; returns the rows applied. Stops early where it must.
         `UnknownTable` leaves the record that names it unread."""
         state = self.partitions[partition]
+        if not self.may_poll(state):
+            return 0
         if state.gap is not None:
             self._look_past(state, state.gap, entries)
             return 0
-        rows = 0
-        for at, entry in enumerate(entries):
-            if not self.may_poll(state):
-                break
-            if entry.offset != state.offset:
-                state.alarm = f"partition {partition}: offset {state.offset} was asked for, {entry.offset} came"
-                break
-            applied = self._take(state, entry, entries[at + 1 :])
-            if applied is None:
-                break
-            rows += applied
-        state.counters.rows += rows
-        return rows
+        before, limit, pending = state.counters.rows, self._limit(state), Pending()
+        try:
+            for at, entry in enumerate(entries):
+                if state.alarm or state.paused or state.gap is not None or state.offset >= limit:
+                    break
+                if entry.offset != state.offset:
+                    raise Corrupt(f"partition {partition}: offset {state.offset} was asked for, {entry.offset} came")
+                self._take(state, entry, entries[at + 1 :], pending)
+        except UnknownTable:
+            raise
+        except PenstockError as error:
+            self.refuse(partition, str(error))
+        finally:
+            self._flush(state, pending)
+        return state.counters.rows - before
 
     def refuse(self, partition: Partition, reason: str) -> None:
-        """Stops a partition at a record that cannot be read, while the others serve on; it is never skipped in silence."""
+        """Stops a partition at what cannot be read, while the others serve on; it is never skipped in silence."""
         self.partitions[partition].alarm = reason
 
     # ---- one record ----------------------------------------------------------------------------------------------------
 
-    def _take(self, state: PartitionState, entry: Entry, rest: Sequence[Entry]) -> int | None:
-        """Takes effect of one record and moves on; None where the partition has to stop before it."""
-        record, rows = entry.record, 0
+    def _take(self, state: PartitionState, entry: Entry, rest: Sequence[Entry], pending: Pending) -> None:
+        """Takes effect of one record and moves on, unless the partition has to stop before it."""
+        record = entry.record
         if record.kind == RecordKind.FENCE:
             if record.timeline > state.timeline and record.timeline not in self.refs.abandoned:
                 state.paused = True
-                return None
+                return
             state.counters.fences += 1
         elif record.timeline != state.timeline:
             state.counters.ignored += 1
@@ -114,121 +145,62 @@ class Follower:
                 state.counters.gaps += 1
                 self._look_past(state, state.gap, rest)
                 if state.gap is not None:
-                    return None
+                    return
             if judged == Verdict.DROP:
                 state.counters.dropped += 1
             else:
-                applied = self._apply(state, entry)
-                if applied is None:
-                    return None
-                rows = applied
+                self._apply(state, entry, pending)
                 state.readers[record.publisher] = Reader(record.term, record.seq)
                 state.trained_through = max(state.trained_through, record.trained_through)
         state.counters.records += 1
         state.heard_at, state.written_at = entry.appended_at, record.written_at
         state.offset = Offset(entry.offset + 1)
-        return rows
 
-    def _apply(self, state: PartitionState, entry: Entry) -> int | None:
-        record = entry.record
-        try:
-            if record.kind == RecordKind.ROWS:
-                return self._apply_rows(state, entry)
-            if record.kind == RecordKind.MARKER:
-                self._mark(state, record.state)
-            elif record.kind == RecordKind.DENSE:
-                self.dense.announce(state.partition, entry.offset, record, f"partition {state.partition} offset {entry.offset}")
-        except Corrupt as error:
-            self.refuse(state.partition, str(error))
-            return None
-        return 0
-
-    def _apply_rows(self, state: PartitionState, entry: Entry) -> int:
-        record = entry.record
-        table = self.tables.get(record.table)
-        if table is None:
-            raise UnknownTable(f"partition {state.partition} offset {entry.offset}: table {record.table!r} is not in the schema")
-        self._check(state, entry, self.schema.table(record.table).width)
-        if self.history.dead(state.partition, entry.offset, record, state.timeline):
-            state.counters.dead += 1
-            return 0
-        puts, rows, tombstones = self._held(state, record)
-        table.apply(state.partition, puts, rows.reshape(len(puts), table.width), tombstones)
-        return len(puts) + len(tombstones)
-
-    def _check(self, state: PartitionState, entry: Entry, width: int) -> None:
+    def _apply(self, state: PartitionState, entry: Entry, pending: Pending) -> None:
         record, where = entry.record, f"partition {state.partition} offset {entry.offset}"
+        if record.kind == RecordKind.ROWS:
+            self._apply_rows(state, entry, where, pending)
+        elif record.kind == RecordKind.MARKER:
+            try:
+                marker = record.state
+            except InvalidInput as error:
+                raise Corrupt(f"{where}: {error}") from None
+            self._flush(state, pending)
+            self.markers.mark(state, marker)
+        elif record.kind == RecordKind.DENSE:
+            self.dense.announce(self._places[state.partition], entry.offset, record, where)
+
+    def _apply_rows(self, state: PartitionState, entry: Entry, where: str, pending: Pending) -> None:
+        record, table = entry.record, self.tables.get(entry.record.table)
+        if table is None:
+            raise UnknownTable(f"{where}: table {record.table!r} is not in the schema")
+        self._check(state.partition, record, table.width, where)
+        if state.timeline < self.refs.timeline and self.history.dead(state.partition, entry.offset, record, state.timeline):
+            state.counters.dead += 1
+            return
+        keys, rows, tombstones = record.put_keys, record.rows, record.tombstones
+        if not self.holding.is_whole(state.partition):
+            puts, deletes = self.holding.holds(keys), self.holding.holds(tombstones)
+            keys, rows, tombstones = keys[puts], rows[puts], tombstones[deletes]
+        pending.add(record.table, keys, rows.reshape(len(keys), table.width), tombstones)
+        state.counters.rows += len(keys) + len(tombstones)
+        if pending.is_full:
+            self._flush(state, pending)
+
+    def _check(self, partition: Partition, record: Record, width: int, where: str) -> None:
+        """`Corrupt`: rows of another width, or a key of another partition."""
         if len(record.rows) and record.rows.shape[1] != width:
             raise Corrupt(f"{where}: rows of {record.rows.shape[1]} bytes, table {record.table} has {width}")
-        own = bucket_range(state.partition, bucket_count=self.schema.buckets, partition_count=self.schema.partitions)
-        buckets = buckets_of(record.keys, self.schema.buckets)
-        strange = (buckets < own.start) | (buckets >= own.stop)
-        if strange.any():
-            raise Corrupt(
-                f"{where}: key {int(record.keys[strange.argmax()])} of table {record.table} belongs to another partition"
-            )
+        strange = self.holding.stranger(partition, record.keys)
+        if strange is not None:
+            raise Corrupt(f"{where}: key {strange} of table {record.table} belongs to another partition")
 
-    def _held(self, state: PartitionState, record: Record) -> tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64]]:
-        """The part of a record that lies in the buckets held."""
-        own = bucket_range(state.partition, bucket_count=self.schema.buckets, partition_count=self.schema.partitions)
-        if own.start >= self.buckets.start and own.stop <= self.buckets.stop:
-            return record.put_keys, record.rows, record.tombstones
-        puts, deletes = (self.holds(keys) for keys in (record.put_keys, record.tombstones))
-        return record.put_keys[puts], record.rows[puts], record.tombstones[deletes]
-
-    def holds(self, keys: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which keys lie in the buckets held."""
-        buckets = buckets_of(keys, self.schema.buckets)
-        return (buckets >= self.buckets.start) & (buckets < self.buckets.stop)
-
-    # ---- markers, gaps -------------------------------------------------------------------------------------------------
-
-    def _mark(self, state: PartitionState, marker: State) -> None:
-        """Remembers the digests here and over the intervals since every older marker; the oldest beyond the bound is forgotten,
-        but never the adopted version's, which comes first."""
-        intervals = {older: self.written_digests(state.partition, older) for older in state.marked}
-        found = {older: digests for older, digests in intervals.items() if digests is not None}
-        for table in self.tables.values():
-            table.mark(state.partition, marker)
-        state.marked[marker] = Marked(self.digests_of(state.partition), found)
-        while len(state.marked) > self.markers:
-            self.forget(state, list(state.marked)[1])
-
-    def written_digests(self, partition: Partition, since: State) -> Digests | None:
-        """Interval digests of what was written in a partition since a marker; None when that is not known."""
-        found = {}
-        for name, table in self.tables.items():
-            keys = table.written_since(partition, since)
-            if keys is None:
-                return None
-            found[name] = table.interval(keys)
-        return found
-
-    def digests_of(self, partition: Partition) -> Digests:
-        own = bucket_range(partition, bucket_count=self.schema.buckets, partition_count=self.schema.partitions)
-        found = {}
-        for name, table in self.tables.items():
-            digests = np.zeros(self.schema.buckets, np.uint64)
-            digests[own.start : own.stop] = table.digests[own.start : own.stop]
-            found[name] = digests
-        return found
-
-    def forget(self, state: PartitionState, marker: State) -> None:
-        """Markers are bounded: a version whose marker is forgotten is loaded anew when its turn comes."""
-        state.marked.pop(marker, None)
-        if marker in state.held:
-            state.held.remove(marker)
-        for found in state.marked.values():
-            found.intervals.pop(marker, None)
-        for table in self.tables.values():
-            table.forget(state.partition, marker)
-
-    def hold(self, state: PartitionState, marker: State, *, servable: bool) -> None:
-        """A version was passed: it stays servable within the bound, unless rows were set right behind its back."""
-        state.held.append(marker)
-        bound = self.markers if servable else 0
-        while len(state.held) > bound:
-            self.forget(state, state.held.pop(0))
+    def _flush(self, state: PartitionState, pending: Pending) -> None:
+        """Writes what was taken. What cannot be written is lost here: the partition stops until it is loaded anew."""
+        try:
+            pending.write(state.partition, self.tables)
+        except PenstockError as error:
+            self.refuse(state.partition, str(error))
 
     def _look_past(self, state: PartitionState, gap: Gap, entries: Sequence[Entry]) -> None:
         """Looks for what ends the gap: a newer term of the publisher, or a fence. Up to there its gaps are passed over."""
@@ -243,6 +215,9 @@ class Follower:
                 return
             gap.scanned = Offset(entry.offset + 1)
 
-    def _frozen(self, partition: Partition, offset: Offset) -> bool:
-        frozen = self.known.frozen
-        return frozen is not None and offset >= frozen[partition]
+    # ---- dense ---------------------------------------------------------------------------------------------------------
+
+    def dense_at(self, version: Manifest) -> DenseInfo | None:
+        """The slice to serve at a version that every partition has adopted: one announced behind its marker, else its own."""
+        offsets = [version.positions.partitions[p].offset for p in self._places]
+        return self.dense.newest(after=offsets) or version.dense

@@ -6,12 +6,12 @@
               EMPTY    0   no key has ever been here (so memory fresh from the system is an empty index)
               DELETED -1   the key had a slot; the place stays its own until the index is rebuilt
               ABSENT  -2   for indexes of before-images: the key had no row
-    header    word 0  LOW       where the buckets held begin, as a mixed key
-              word 1  SCALE     home place = upper 64 bits of (mixed key - LOW) * SCALE: places are in the order of buckets
-              word 2  CAPACITY
+    header    word 0  CAPACITY
               word 8  USED      places that are not EMPTY (on a cache line that readers do not need)
               word 9  DEAD      places that are DELETED
 
+A key's home is its mixed key, halves exchanged, scaled to the capacity: the upper half is the bucket, and some buckets may be
+full where others are empty. Places are in the order of homes, so a rebuild reads and writes front to back.
 A key is written before its value is published, and never changes; so a reader that sees a value sees its key.
 An index that fills up is rebuilt beside itself, a bit with every write, which go to both; then the new one takes its place.
 """
@@ -27,12 +27,12 @@ from numpy.typing import NDArray
 from penstock.pipeline.core.hashing import mix, mulhigh, prefetch
 
 from .machine import load_acquire, store_release
-from .memory import frozen, zeroed
+from .memory import claim, frozen, zeroed
 
 Words = NDArray[np.int64]
 EMPTY, DELETED, ABSENT = 0, -1, -2
 HEADER = 16
-_LOW, _SCALE, CAPACITY, _USED, _DEAD = 0, 1, 2, 8, 9
+CAPACITY, _USED, _DEAD = 0, 8, 9
 _U64 = np.uint64
 _AHEAD = 32
 NO_INDEX: Words = np.empty(0, np.int64)
@@ -45,22 +45,33 @@ SMALLEST, MOVED_PER_KEY, MOVED_AT_LEAST = 16, 32, 4096
 
 @njit(inline="always", cache=True)
 def home(entries, mixed):
-    """Where the search for a mixed key begins; a key outside the buckets held begins, in vain, at the last place."""
-    place = np.int64(mulhigh(mixed - _U64(entries[_LOW]), _U64(entries[_SCALE])))
-    last = entries[CAPACITY] - 1
-    return HEADER + 2 * min(place, last)
+    """Where the search for a mixed key begins."""
+    exchanged = (mixed << _U64(32)) | (mixed >> _U64(32))
+    return HEADER + 2 * np.int64(mulhigh(exchanged, _U64(entries[CAPACITY])))
+
+
+@njit(inline="always", cache=True)
+def value_of(entries, key, mixed):
+    """The value of `key`. For readers: each value is loaded once, as a place that is EMPTY now may soon be another key's."""
+    place = home(entries, mixed)
+    while True:
+        value = load_acquire(entries, place + 1)
+        if value == EMPTY or entries[place] == key:
+            return value
+        place += 2
+        if place == entries.size:
+            place = HEADER
 
 
 @njit(inline="always", cache=True)
 def place_of(entries, key, start):
-    """The place of `key`, or the EMPTY one where it would go, searched from `start` on."""
+    """The place of `key`, or the EMPTY one where it would go, searched from `start` on. For the writer."""
     place = start
-    while True:
-        if load_acquire(entries, place + 1) == EMPTY or entries[place] == key:
-            return place
+    while entries[place + 1] != EMPTY and entries[place] != key:
         place += 2
         if place == entries.size:
             place = HEADER
+    return place
 
 
 @njit(inline="always", cache=True)
@@ -105,32 +116,23 @@ def _find(entries, keys, values):
         if i + _AHEAD < n:
             prefetch(entries, home(entries, mix(keys[i + _AHEAD])))
         if i >= 0:
-            values[i] = load_acquire(entries, place_of(entries, keys[i], home(entries, mix(keys[i]))) + 1)
+            values[i] = value_of(entries, keys[i], mix(keys[i]))
 
 
 @njit(nogil=True, cache=True)
 def _scan(entries, first, last, keys, values):
-    """The keys with a slot whose mixed key is in [first, last]: fills what fits, returns how many there are."""
-    found, place = 0, home(entries, first)
-    span = (home(entries, last) - place) // 2
-    for passed in range(entries[CAPACITY]):
-        key, value = entries[place], entries[place + 1]
-        if value == EMPTY and passed >= span:
-            # A run of places ends here, so whatever follows has its home behind it.
-            break
-        if value > 0 and first <= mix(key) <= last:
-            if found < keys.size:
-                keys[found], values[found] = key, value
+    """Fills in the keys with a slot whose mixed key is in [first, last], and returns how many there are."""
+    found = 0
+    for place in range(HEADER, entries.size, 2):
+        if entries[place + 1] > 0 and first <= mix(entries[place]) <= last:
+            keys[found], values[found] = entries[place], entries[place + 1]
             found += 1
-        place += 2
-        if place == entries.size:
-            place = HEADER
     return found
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A contiguous range of buckets, at least one, out of `bucket_count`."""
+    """A contiguous range of buckets, at least one, out of `bucket_count`, as mixed keys."""
 
     bucket_count: int
     first: int
@@ -147,12 +149,10 @@ class Span:
         return -(-(self.stop << 64) // self.bucket_count) - 1
 
 
-def _empty(span: Span, capacity: int) -> Words:
+def _empty(capacity: int) -> Words:
     entries: Words = zeroed(HEADER + 2 * capacity, np.int64)
-    geometry = entries.view(np.uint64)
-    geometry[_LOW] = span.low
-    geometry[_SCALE] = capacity * span.bucket_count // (span.stop - span.first)
-    geometry[CAPACITY] = capacity
+    claim(entries)
+    entries[CAPACITY] = capacity
     return entries
 
 
@@ -160,13 +160,9 @@ def _empty(span: Span, capacity: int) -> Words:
 class Index:
     """`entries` is what readers take, once, for a whole search. Writers call `reserve`, then kernels of `writes`."""
 
-    span: Span
-    entries: Words = field(init=False)
+    entries: Words = field(init=False, default_factory=lambda: _empty(SMALLEST))
     shadow: Words = field(init=False, default_factory=lambda: NO_INDEX)
     _moved: int = field(init=False, default=0)
-
-    def __post_init__(self) -> None:
-        self.entries = _empty(self.span, SMALLEST)
 
     @property
     def keys(self) -> int:
@@ -195,12 +191,10 @@ class Index:
         return values
 
     def scan(self, buckets: Span) -> tuple[NDArray[np.int64], Words]:
-        """The keys with a slot in these buckets of the span, in no order, and their slots. Only while nobody writes."""
-        first, last = np.uint64(buckets.low), np.uint64(buckets.high)
-        count = _scan(self.entries, first, last, NO_INDEX, NO_INDEX)
-        keys, values = np.empty(count, np.int64), np.empty(count, np.int64)
-        _scan(self.entries, first, last, keys, values)
-        return keys, values
+        """The keys of these buckets that have a slot, in no order, and their slots. Only while nobody writes."""
+        keys, values = np.empty(self.keys, np.int64), np.empty(self.keys, np.int64)
+        count = _scan(self.entries, np.uint64(buckets.low), np.uint64(buckets.high), keys, values)
+        return keys[:count].copy(), values[:count].copy()
 
     def contents(self) -> tuple[NDArray[np.int64], Words]:
         """All keys and their values, DELETED ones as well, in no order. Only while nobody writes."""
@@ -217,7 +211,7 @@ class Index:
         return self.keys + int(self.shadow[_DEAD]) + more <= FULL_LOAD * int(self.shadow[CAPACITY])
 
     def _begin(self, more: int) -> None:
-        self.shadow = _empty(self.span, max(SMALLEST, int((self.keys + more) / NEW_LOAD)))
+        self.shadow = _empty(max(SMALLEST, int((self.keys + more) / NEW_LOAD)))
         self._moved = HEADER
 
     def _move(self, places: int) -> None:

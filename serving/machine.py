@@ -46,6 +46,17 @@ def store_release(typingctx, words, at, value):
 
 
 @intrinsic
+def claim_at(typingctx, address):
+    """Writes what stands at an address anew: the page is there after this, and nothing that others write meanwhile is lost."""
+
+    def codegen(context, builder, signature, args):
+        builder.atomic_rmw("add", builder.inttoptr(args[0], _I64.as_pointer()), _I64(0), "monotonic")
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen
+
+
+@intrinsic
 def address_of(typingctx, array):
     """The address of the first element."""
 

@@ -10,23 +10,31 @@ from numpy.typing import NDArray
 from penstock.pipeline.core.ids import Offset, Partition, PublisherId, Reader, State, Term, Timeline, Version
 from penstock.pipeline.core.times import NEVER, EventTime, WallTime
 
-Digests = dict[str, NDArray[np.uint64]]
-"""Per table, uint64[buckets]; zero outside the partition."""
+from .holding import Digests
 
 
 @dataclass(slots=True)
 class Marked:
     """What a replica remembers of a marker: the digests at it, and those of the intervals that end at it, by the older state
-    that they begin at. `unsure[table]` (bool[buckets]) are buckets whose digest at the marker is not known any more."""
+    that they begin at. `unsure[table]` (bool[buckets]): where a row at the marker is not known any more, since a delta corrected
+    one that was written again behind it."""
 
     digests: Digests
     intervals: dict[State, Digests]
     unsure: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
 
+    def doubt(self, table: str, buckets: NDArray[np.integer], bucket_count: int) -> None:
+        self.unsure.setdefault(table, np.zeros(bucket_count, np.bool_))[buckets] = True
+
+    @property
+    def is_sure(self) -> bool:
+        return not any(mask.any() for mask in self.unsure.values())
+
 
 @dataclass(slots=True)
 class Gap:
-    """A hole before a record of this publisher and term: held until a newer term of it, or a fence, is in sight. `scanned`: looked up to here."""
+    """A hole before a record of this publisher and term: held until a newer term of it, or a fence, is in sight. `scanned`:
+    looked up to here."""
 
     publisher: PublisherId
     term: Term
@@ -35,7 +43,11 @@ class Gap:
 
 @dataclass(slots=True)
 class Counters:
-    """Since the replica started; nothing is dropped without being counted."""
+    """Since the replica started; nothing is dropped without being counted.
+
+    Of records: `records` taken, `dropped` as not newer, `ignored` as of another timeline, `dead` as taken back by the rollback of
+    a table. Of adopting: `adopted_free` without moving a byte, `adopted_taken` with rows of the delta, `jumped` over what the log
+    has, `reloaded` from the chain, of which `disagreed` after all."""
 
     records: int = 0
     rows: int = 0
@@ -54,7 +66,8 @@ class Counters:
 @dataclass(slots=True)
 class PartitionState:
     """`marked` is in the order of the markers, the adopted version's state first. `excused`: up to which offset gaps of a
-    publisher are passed over. `alarm`: what stopped the partition for good, "" while it runs."""
+    publisher are passed over. `alarm`: what stopped the partition, "" while it runs; `failed` the generation of the refs at
+    which it could not adopt what comes next."""
 
     partition: Partition
     offset: Offset
@@ -63,15 +76,22 @@ class PartitionState:
     version: Version
     marked: dict[State, Marked]
     held: list[State] = field(default_factory=list)
-    """Markers of older versions that can still be served, oldest first."""
+    """States of older versions that can still be served, oldest first."""
     trained_through: EventTime = NEVER
     heard_at: WallTime = WallTime(0)
+    """When the log took the newest record that was read; `written_at` is when its publisher wrote it."""
     written_at: WallTime = WallTime(0)
     gap: Gap | None = None
     excused: dict[PublisherId, Offset] = field(default_factory=dict)
     paused: bool = False
     alarm: str = ""
+    failed: int = -1
     counters: Counters = field(default_factory=Counters)
+
+    @property
+    def state(self) -> State:
+        """The adopted version's."""
+        return next(iter(self.marked))
 
     @property
     def reads_from(self) -> Offset:

@@ -1,7 +1,8 @@
 """A replica: holds the tables, follows the log and the versions, answers lookups, reports what it has.
 
-One thread steps it (`run`); lookups run in their callers' threads and take no lock. Everything that decides is in `Follower`
-and `Adoption`; here is the I/O and the clock.
+One thread follows the log and adopts versions; another one reads refs and dense slices and reports, so that a slow store keeps
+no row waiting. Lookups run in their callers' threads and take no lock. Everything that decides is in `Follower` and `Adoption`;
+here is the I/O and the clock.
 """
 
 from __future__ import annotations
@@ -17,56 +18,48 @@ from numpy.typing import NDArray
 from penstock.pipeline.catalog import leases
 from penstock.pipeline.catalog.replay import record_name
 from penstock.pipeline.config import microseconds
-from penstock.pipeline.core.coordination import PartitionPresence, Presence
-from penstock.pipeline.core.documents import DigestVector
-from penstock.pipeline.core.errors import NotFound, PenstockError, PositionGone, Refused, Unreachable, VersionGone
-from penstock.pipeline.core.hashing import digest_text
-from penstock.pipeline.core.history import Entry
-from penstock.pipeline.core.ids import Offset, Partition, State, Timeline, Version
-from penstock.pipeline.core.manifest import DenseInfo, Manifest
+from penstock.pipeline.core.coordination import Presence
+from penstock.pipeline.core.errors import PositionGone, Refused, Unreachable
+from penstock.pipeline.core.history import Entry, History
+from penstock.pipeline.core.ids import Offset, Partition, Timeline, Version, checked_name
+from penstock.pipeline.core.manifest import DenseInfo
 from penstock.pipeline.core.records import decode_record
+from penstock.pipeline.core.refs import Refs
+from penstock.pipeline.core.schema import ModelSchema
 from penstock.pipeline.core.times import WallTime
 from penstock.pipeline.environment import Environment
 from penstock.pipeline.ports.log import LogEntry
 from penstock.slicer.dense import read_dense
 
-from .adoption import dense_of
-from .bootstrap import bootstrap, new_table, refs_for
+from .answers import Answer
+from .bootstrap import bootstrap, refs_for
+from .confirming import Confirmed, Confirming
 from .follower import UnknownTable
-from .partition import Digests, PartitionState
+from .lookups import Lookups, Wanted
+from .partition import PartitionState
+from .reporting import is_ready, presence_of
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """`rows` float32[n, dim], `found` bool[n]; the version and timeline that the rows belong to."""
-
-    rows: NDArray[np.float32]
-    found: NDArray[np.bool_]
-    version: Version
-    timeline: Timeline
+POLL_S = 0.05
+LONGEST_PAUSE_S = 3.2
 
 
 @dataclass(frozen=True, slots=True)
 class Dense:
-    """The dense slice that is served: tensors by name."""
+    """A dense slice that was read: tensors by name. Without `info`: there is none."""
 
-    info: DenseInfo
+    info: DenseInfo | None
     tensors: Mapping[str, NDArray[np.generic]]
 
 
 @dataclass(frozen=True, slots=True)
-class Confirmed:
-    """The last version that every partition has adopted, with the digests at its marker or fence."""
+class News:
+    """The catalog as it was last read, and the ends of the log after that."""
 
-    manifest: Manifest
-    digests: Digests
-
-    @property
-    def digest(self) -> str:
-        dense = () if self.manifest.dense is None else (self.manifest.dense.digest,)
-        return digest_text(self.digests, dense)
+    refs: Refs
+    history: History
+    schema: ModelSchema
+    ends: Mapping[Partition, Offset]
 
 
 class Replica:
@@ -83,24 +76,33 @@ class Replica:
         address: str = "",
         at: Version | None = None,
     ) -> None:
-        self.env, self.name, self.ref, self.address, self._at = env, name, ref, address, at
+        self.env, self.name, self.address, self._at = env, checked_name(name, "replica"), address, at
+        self.ref = ref if at is None else f"@{at}"
         self.buckets = buckets if buckets is not None else range(env.schema.buckets)
         if not 0 <= self.buckets.start < self.buckets.stop <= env.schema.buckets:
             raise Refused(f"buckets {self.buckets.start}-{self.buckets.stop - 1}: the model has {env.schema.buckets}")
         self.follower, self.adoption = bootstrap(env, ref=ref, buckets=self.buckets, name=name, at=at)
-        self.dense: Dense | None = None
+        self.looked_at = self.heard_at = WallTime(env.clock())
+        self.ends: dict[Partition, Offset] = {}
+        self.latency_ms: dict[Partition, float] = {}
+        self.at_end_at: dict[Partition, WallTime] = {}
+        """When there was last nothing more to read."""
+        self.failure: Exception | None = None
+        self.trouble = ""
+        """What the store could not give, though it was reached; "" if nothing is missing."""
         self.confirmed: Confirmed | None = None
-        self._reports: dict[Version, dict[Partition, Digests]] = {}
-        self._pinned: dict[Partition, State] | None = None
-        self._refreshed_at = self._heard_at = WallTime(env.clock())
+        self._confirming = Confirming(len(self.follower.partitions))
+        self._news: News | None = None
+        self.lookups = Lookups(self.follower, env.config.replica.max_request_keys)
+        self._wanted: DenseInfo | None = None
+        self._fetched = self._served = Dense(None, {})
         self._reported_at = WallTime(0)
-        self._ends: dict[Partition, Offset] = {}
-        self._latency_ms: dict[Partition, float] = {}
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-        self.failure: PenstockError | None = None
+        self._stop, self._wake = threading.Event(), threading.Event()
+        self._threads: list[threading.Thread] = []
         for state in self.follower.partitions.values():
             self._record(state)
+        self._settle()
+        self._fetch()
         self._settle()
 
     # ---- lookups -------------------------------------------------------------------------------------------------------
@@ -108,260 +110,247 @@ class Replica:
     def lookup(self, table: str, keys: NDArray[np.int64], *, version: Version | None = None) -> Answer:
         """Rows of `keys` (int64[n]): as new as they are, or exactly as they were at `version` while it is held.
 
-        `NotFound` for a table that does not exist, `VersionGone` for a version not held, `Refused` for an unknown key where the
-        table says so."""
-        found = self.follower.tables.get(table)
-        if found is None:
-            self.env.schema.table(table)
-            raise NotFound(f"table {table} is not loaded yet")
-        if len(keys) > self.env.config.replica.max_request_keys:
-            raise Refused(f"{len(keys)} keys in one lookup, at most {self.env.config.replica.max_request_keys}")
-        labels, answered = (self._labels(version), version) if version is not None else (self._pinned, self.version)
-        if labels is None:
-            rows, there = found.lookup(keys)
-        else:
-            rows, there = found.lookup_at(labels, keys)
-        self._fill(table, keys, rows, there)
-        return Answer(rows, there, answered, self.timeline if version is None else self._manifest(version).timeline)
+        `NotFound` for a table that does not exist, `VersionGone` for a version not held, `Refused` for a key of a bucket that is
+        not held, and for an unknown key where the table says so."""
+        return self.lookup_many([(table, keys)], version=version)[0]
+
+    def lookup_many(self, wanted: Wanted, *, version: Version | None = None) -> list[Answer]:
+        """As `lookup`, of several tables, all of the same version."""
+        return self.lookups.answer(wanted, version)
 
     @property
     def version(self) -> Version:
-        """The newest version that every partition has adopted."""
-        return min(state.version for state in self.follower.partitions.values())
+        """The one that is shown, or the newest that every partition has adopted."""
+        shown, states = self.lookups.shown, self.follower.partitions.values()
+        return min(state.version for state in states) if shown is None else shown.version
 
     @property
     def timeline(self) -> Timeline:
-        return min(state.timeline for state in self.follower.partitions.values())
+        shown, states = self.lookups.shown, self.follower.partitions.values()
+        return min(state.timeline for state in states) if shown is None else shown.timeline
 
-    def _manifest(self, version: Version) -> Manifest:
-        try:
-            return self.follower.history.version(version)
-        except NotFound as error:
-            raise VersionGone(str(error)) from None
+    @property
+    def dense(self) -> Dense | None:
+        """The dense slice that is served."""
+        return None if self._served.info is None else self._served
 
-    def _labels(self, version: Version) -> dict[Partition, State]:
-        state = self._manifest(version).state
-        for partition in self.follower.partitions.values():
-            if partition.version < version:
-                raise VersionGone(
-                    f"version {version} is not adopted yet: partition {partition.partition} is at {partition.version}"
-                )
-            if state not in partition.marked and state not in partition.held:
-                raise VersionGone(f"version {version} is not held any more in partition {partition.partition}")
-        return dict.fromkeys(self.follower.partitions, state)
-
-    def _fill(self, table: str, keys: NDArray[np.int64], rows: NDArray[np.float32], found: NDArray[np.bool_]) -> None:
-        absent = self.env.schema.table(table).absent
-        if absent == "zeros" or found.all():
-            return
-        if absent == "refuse":
-            raise Refused(f"table {table} has no key {int(keys[~found][0])} ({int((~found).sum())} of {len(keys)} are unknown)")
-        rows[~found] = np.asarray(absent, np.float32)
-
-    # ---- stepping ------------------------------------------------------------------------------------------------------
+    # ---- following -----------------------------------------------------------------------------------------------------
 
     def step(self, timeout_s: float) -> int:
-        """One round: the refs if they are due, what the log has, what can be adopted, a report if it is due. Returns rows applied."""
-        now = self.env.clock()
-        if now - self._refreshed_at >= microseconds(self.env.config.replica.refresh):
-            self.refresh()
-        rows = self._poll(timeout_s)
-        self._adopt()
+        """One round of both threads: the catalog if it is due, what the log has, what can be adopted, a report if it is due.
+        Returns the rows applied."""
+        self._look()
+        rows = self._follow(timeout_s)
+        self._fetch()
         self._settle()
-        if now - self._reported_at >= microseconds(self.env.config.replica.lease) // 3:
-            self.report()
+        self._report()
         return rows
 
     def refresh(self) -> None:
-        """Reads the refs, and the versions where they have moved."""
-        refs = refs_for(self.env, self._at)
-        self._refreshed_at = self.env.clock()
-        if refs.generation != self.follower.refs.generation:
-            self.follower.learn(refs, self.env.catalog.history(refs))
+        """Reads the catalog now, and learns what is new."""
+        self._read_refs()
+        self._learn()
+
+    def _follow(self, timeout_s: float) -> int:
+        self._learn()
+        rows = self._poll(timeout_s)
+        for partition, state in self.follower.partitions.items():
+            while self.adoption.adopt_next(partition):
+                self._record(state)
+        self._settle()
+        return rows
+
+    def _learn(self) -> None:
+        news, self._news = self._news, None
+        if news is not None:
+            self._grow(news.schema)
+            self.follower.learn(news.refs, news.history, news.ends)
+
+    def _grow(self, schema: ModelSchema) -> bool:
+        """Tables that were born since; whether there are any."""
+        states = self.follower.partitions
+        return self.follower.holding.grow(schema, {p: [*state.held, *state.marked] for p, state in states.items()})
 
     def _poll(self, timeout_s: float) -> int:
-        states = self.follower.partitions
-        wanted = {p: state.reads_from for p, state in states.items() if self.follower.may_poll(state)}
+        wanted = {p: state.reads_from for p, state in self.follower.partitions.items() if self.follower.may_poll(state)}
         if not wanted:
+            self.heard_at = self.env.clock()  # it does not want to hear
             self._stop.wait(timeout_s)
             return 0
         try:
             found = self.env.log.poll(wanted, timeout_s=timeout_s)
         except PositionGone as error:
-            self._bootstrap_again(wanted, error)
+            log.warning("replica %s: %s", self.name, error)
+            self._reposition(wanted)
             return 0
+        self.heard_at = self.env.clock()
+        if not found:
+            self.at_end_at.update(dict.fromkeys(wanted, self.heard_at))
         return sum(self._step(partition, entries) for partition, entries in found.items() if entries)
 
     def _step(self, partition: Partition, entries: Sequence[LogEntry]) -> int:
-        decoded, broken, model_id = [], "", self.follower.schema.raw_id
+        state, decoded, broken, model_id = self.follower.partitions[partition], list[Entry](), "", self.follower.schema.raw_id
         for offset, appended_at, payload in entries:
             name = record_name(self.env.log, partition, offset)
             try:
-                decoded.append(
-                    Entry(offset, decode_record(payload, model_id=model_id, partition=partition, name=name), appended_at)
-                )
+                record = decode_record(payload, model_id=model_id, partition=partition, name=name)
             except Refused as error:
                 broken = str(error)
                 break
-        rows = self._step_decoded(partition, decoded)
-        state = self.follower.partitions[partition]
-        if broken and state.reads_from == entries[len(decoded)].offset:
-            log.error("partition %d stops: %s", partition, broken)
+            decoded.append(Entry(offset, record, appended_at))
+        before = state.offset
+        try:
+            rows = self.follower.step(partition, decoded)
+        except UnknownTable as error:
+            if not self._grow(self.env.catalog.reload_schema()):
+                self.follower.refuse(partition, str(error))
+            rows, broken = 0, ""  # what is left unread is polled again
+        if broken and not state.alarm and state.reads_from == entries[len(decoded)].offset:
             self.follower.refuse(partition, broken)
-        self._heard_at = self.env.clock()
-        if decoded:
-            self._latency_ms[partition] = max(0.0, (self._heard_at - decoded[-1].record.written_at) / 1000)
+        if state.alarm:
+            log.error("partition %d stops: %s", partition, state.alarm)
+        if state.offset > before:
+            self.latency_ms[partition] = max(0.0, (self.env.clock() - state.written_at) / 1000)
         return rows
 
-    def _step_decoded(self, partition: Partition, decoded: Sequence[Entry]) -> int:
-        try:
-            return self.follower.step(partition, decoded)
-        except UnknownTable as error:
-            if not self._new_tables():
-                self.follower.refuse(partition, str(error))
-            return 0  # what is left unread is polled again
-
-    def _new_tables(self) -> bool:
-        """Tables that were born since; whether there are any."""
-        schema = self.env.catalog.reload_schema()
-        new = {name: table for name, table in schema.tables.items() if name not in self.follower.tables}
-        for name, found in new.items():
-            table = new_table(schema, found, self.buckets, self.env.config.replica.before_image_bytes // len(schema.tables))
-            for partition, state in self.follower.partitions.items():
-                for marker in (*state.held, *state.marked):
-                    table.mark(partition, marker)
-            self.follower.tables = {**self.follower.tables, name: table}
-        self.follower.schema = schema
-        return bool(new)
-
-    def _adopt(self) -> None:
-        if any(name not in self.follower.tables for name in self._tables_to_come()):
-            self._new_tables()
-        self._pin_if_needed()
-        for partition, state in self.follower.partitions.items():
-            while self.adoption.adopt_next(partition):
-                self._record(state)
-        if len({state.version for state in self.follower.partitions.values()}) == 1:
-            self._pinned = None
-
-    def _tables_to_come(self) -> set[str]:
-        after = self.follower.history.after(self.version)
-        return {name for manifest in after for name in manifest.changes}
-
-    def _pin_if_needed(self) -> None:
-        """A ref that follows versions shows exactly one: the old one until every partition has the new one."""
-        states = self.follower.partitions
-        if self.follower.known.follow == "versions" and self._pinned is None:
-            behind = [s for s in states.values() if self.follower.next_version(s) is not None]
-            if behind and self.follower.known.frozen is None:
-                self._pinned = {p: self.follower.history.version(s.version).state for p, s in states.items()}
-
-    def _bootstrap_again(self, wanted: Mapping[Partition, Offset], error: PositionGone) -> None:
-        """The log does not have a partition's position any more: load it anew from the chain, and say so."""
+    def _reposition(self, wanted: Mapping[Partition, Offset]) -> None:
+        """The log does not have the positions of some partitions any more: they are loaded anew from the chain."""
         for partition, offset in wanted.items():
-            begin, end = self.env.log.begin(partition), self.env.log.end(partition)
+            state, number = self.follower.partitions[partition], self.follower.known.version
+            try:
+                begin, end = self.env.log.begin(partition), self.env.log.end(partition)
+            except PositionGone as error:
+                self.adoption.give_up(state, str(error))  # another log
+                continue
             if begin <= offset <= end:
                 continue
-            state = self.follower.partitions[partition]
-            version = self.follower.history.version(self.follower.known.version)
-            start = version.positions.partitions[partition].offset
+            start = self.follower.history.version(number).positions.partitions[partition].offset
             if not begin <= start <= end:
-                state.alarm = f"{error}; version {version.version} stands at {start}, the log holds {begin} to {end}"
-                log.error("partition %d stops: %s", partition, state.alarm)
-                continue
-            log.warning("partition %d is loaded anew from version %d: %s", partition, version.version, error)
-            self.adoption.load(state, version.version)
-            self._record(state)
-
-    # ---- what it has ---------------------------------------------------------------------------------------------------
+                wanted = f"neither {offset} nor those of version {number}, from {start}"
+                gone = f"{self.env.log.url} has offsets {begin} to {end}, {wanted}"
+                self.adoption.give_up(state, gone)
+            elif self.adoption.load_newest(state):
+                self._record(state)
 
     def _record(self, state: PartitionState) -> None:
         """Keeps the digests of the version that a partition has just adopted, until all have."""
-        reached = self.follower.history.version(state.version)
-        marked = state.marked[reached.state]
-        found = self._reports.setdefault(state.version, {})
-        found[state.partition] = {name: digests.copy() for name, digests in marked.digests.items()}
-        if len(found) == len(self.follower.partitions):
-            digests: Digests = {}
-            for part in found.values():
-                for name, some in part.items():
-                    digests[name] = digests[name] + some if name in digests else some
-            self.confirmed = Confirmed(reached, digests)
-            self._reports = {version: parts for version, parts in self._reports.items() if version > state.version}
+        manifest = self.follower.history.version(state.version)
+        confirmed = self._confirming.adopted(manifest, state.partition, state.marked[manifest.state].digests)
+        if confirmed is not None:
+            self.confirmed = confirmed
             self._reported_at = WallTime(0)  # worth telling at once
+            self._wake.set()
 
     def _settle(self) -> None:
-        """Switches the dense slice, in one step, once every partition has come to where it counts."""
+        """Once every partition has come to a version: its dense slice counts, or one announced since; and for a ref that follows
+        versions, it is what readers see, all in one step."""
         states = list(self.follower.partitions.values())
-        if len({state.version for state in states}) != 1:
+        if any(state.version != states[0].version for state in states):
             return
-        info = dense_of(self.follower.history.version(states[0].version), self.follower.dense)
-        if info is not None and (self.dense is None or self.dense.info != info):
-            self.dense = Dense(info, read_dense(self.env.catalog.store, info))
+        version = self.follower.history.version(states[0].version)
+        self._wanted = self.follower.dense_at(version)
+        fetched = self._fetched
+        if self._wanted != fetched.info:
+            self._wake.set()
+            return
+        was = self.lookups.shown
+        if not self.follower.follows_log and was is not version:
+            self.lookups.shown, self._served, self.adoption.shown = version, fetched, version.state
+            for state in states:
+                is_back = was is not None and was.timeline != version.timeline
+                (self.follower.markers.disown if is_back else self.follower.markers.trim)(state)
+        self._served = fetched
+
+    # ---- the store -----------------------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        if self.env.clock() - self.looked_at >= microseconds(self.env.config.replica.refresh):
+            self._read_refs()
+
+    def _read_refs(self) -> None:
+        """Reads the refs, and the versions where they have moved."""
+        refs = refs_for(self.env, self._at)
+        known = self._news.refs if self._news is not None else self.follower.refs
+        if refs.generation != known.generation:
+            history, schema = self.env.catalog.history(refs), self.env.catalog.reload_schema()
+            self._news = News(refs, history, schema, self._read_ends())
+        self.looked_at = self.env.clock()
+
+    def _read_ends(self) -> dict[Partition, Offset]:
+        now, states = self.env.clock(), self.follower.partitions
+        self.ends = {p: self.env.log.end(p) for p in states}
+        self.at_end_at.update({p: now for p, end in self.ends.items() if states[p].offset >= end})
+        return self.ends
+
+    def _fetch(self) -> None:
+        """Reads the dense slice that is wanted."""
+        info = self._wanted
+        if info != self._fetched.info:
+            self._fetched = Dense(info, {} if info is None else read_dense(self.env.catalog.store, info))
+
+    def _report(self) -> None:
+        if self.env.clock() - self._reported_at >= microseconds(self.env.config.replica.lease) // 3:
+            self.report()
 
     def report(self) -> Presence:
         """Writes the presence record: what it has, leased."""
-        now = self.env.clock()
-        self._ends = {p: self.env.log.end(p) for p in self.follower.partitions}
-        presence = self.presence(now)
+        self._reported_at = now = self.env.clock()
+        self._read_ends()
+        presence = presence_of(self, now)
         leases.report_presence(self.env.catalog, presence)
-        self._reported_at = now
         return presence
 
-    def presence(self, now: WallTime) -> Presence:
-        confirmed = self.confirmed
-        assert confirmed is not None
-        tables = self.follower.tables
-        return Presence(
-            id=self.env.catalog.new_id(), replica=self.name, address=self.address, ref=self.ref,
-            buckets=(self.buckets.start, self.buckets.stop), version=confirmed.manifest.version, state=confirmed.manifest.state,
-            digest=confirmed.digest, digests={name: DigestVector.of(digests) for name, digests in confirmed.digests.items()},
-            rows={name: table.row_count for name, table in tables.items()}, bytes=sum(table.nbytes for table in tables.values()),
-            partitions=tuple(self._partition(state, now) for state in self.follower.partitions.values()), ready=self.ready(now),
-            at=now, until=WallTime(now + microseconds(self.env.config.replica.lease)),
-        )  # fmt: skip
-
-    def _partition(self, state: PartitionState, now: WallTime) -> PartitionPresence:
-        end = max(self._ends.get(state.partition, state.offset), state.offset)
-        lag_ms = self._latency_ms.get(state.partition) if end == state.offset else max(0.0, (now - state.heard_at) / 1000)
-        counters = state.counters
-        return PartitionPresence(
-            partition=state.partition, offset=state.offset, end=end, version=state.version, timeline=state.timeline, lag_ms=lag_ms,
-            trained_through=state.trained_through, gaps=counters.gaps, dropped=counters.dropped, reloaded=counters.reloaded,
-            alarm=state.alarm,
-        )  # fmt: skip
-
     def ready(self, now: WallTime) -> bool:
-        """Whether it should be asked: no partition stands still for good, and the log was heard of lately."""
-        silent = self.follower.known.follow == "log" and now - self._heard_at > microseconds(self.env.config.replica.max_silence)
-        return not silent and self.failure is None and not any(s.alarm for s in self.follower.partitions.values())
+        """Whether it should be asked."""
+        return not self._stop.is_set() and is_ready(self, now)
 
-    # ---- the thread ----------------------------------------------------------------------------------------------------
+    # ---- the threads ---------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Steps in a thread of its own until `close`."""
-        self._thread = threading.Thread(target=self.run, name=f"replica {self.name}", daemon=True)
-        self._thread.start()
+        """Follows and reports in threads of its own until `close`."""
+        for work in (self.run, self._watch):
+            self._threads.append(threading.Thread(target=work, name=f"replica {self.name}", daemon=True))
+            self._threads[-1].start()
 
     def run(self) -> None:
-        """Steps until `close`; a dependency that does not answer is waited for, anything else that fails is kept as `failure`."""
-        waits = 0
+        """Follows until `close`; a log or store that does not answer is waited for, anything else that fails is `failure`."""
+        pause_s = POLL_S
         while not self._stop.is_set():
             try:
-                self.step(0.05)
-                waits = 0
+                self._follow(POLL_S)
+                pause_s = POLL_S
             except Unreachable as error:
-                waits = min(waits + 1, 6)
                 log.warning("replica %s waits: %s", self.name, error)
-                self._stop.wait(0.05 * 2**waits)
-            except PenstockError as error:
+                self._stop.wait(pause_s)
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            except Exception as error:
                 log.exception("replica %s stops following", self.name)
                 self.failure = error
                 return
 
+    def _watch(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._look()
+                self._fetch()
+                self._report()
+                self.trouble = ""
+            except Unreachable as error:
+                log.warning("replica %s waits: %s", self.name, error)
+            except Exception as error:
+                if self.trouble != str(error):
+                    log.exception("replica %s cannot read what it needs", self.name)
+                self.trouble = str(error) or type(error).__name__
+            self._wake.wait(microseconds(self.env.config.replica.refresh) / 1e6)
+            self._wake.clear()
+
     def close(self) -> None:
-        """Stops the thread and takes the presence record away."""
+        """Stops the threads and takes the presence record away."""
         self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
-        leases.remove_presence(self.env.catalog, self.name)
+        self._wake.set()
+        for thread in self._threads:
+            thread.join()
+        try:
+            leases.remove_presence(self.env.catalog, self.name)
+        except Unreachable as error:
+            log.warning("replica %s leaves its presence record to its lease: %s", self.name, error)

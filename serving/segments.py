@@ -16,12 +16,12 @@ from numba import carray, njit
 from numpy.typing import NDArray
 
 from penstock.pipeline.core.errors import InvalidInput, VersionGone
-from penstock.pipeline.core.hashing import bucket_of, mix, partitions_of, prefetch
+from penstock.pipeline.core.hashing import bucket_of, mix, prefetch
 from penstock.pipeline.core.ids import Partition
 
 from . import writes
-from .index import ABSENT, CAPACITY, EMPTY, HEADER, Index, Span, Words, home, place_of
-from .machine import load_acquire, pointer_to
+from .index import ABSENT, CAPACITY, EMPTY, HEADER, Index, Words, home, value_of
+from .machine import pointer_to
 from .memory import frozen
 
 _AHEAD = 32
@@ -53,19 +53,19 @@ def _find_at(entries, partition_of, offsets, addresses, keys, slots):
         key = keys[i]
         mixed = mix(key)
         # The present slot first: who sees a new one here sees the image that was published before it.
-        slots[i] = load_acquire(entries, place_of(entries, key, home(entries, mixed)) + 1)
+        slots[i] = value_of(entries, key, mixed)
         partition = partition_of[bucket_of(mixed, partition_of.size)]
         for at in range(offsets[partition], offsets[partition + 1]):
             images = _images_at(addresses[at])
-            image = load_acquire(images, place_of(images, key, home(images, mixed)) + 1)
+            image = value_of(images, key, mixed)
             if image != EMPTY:
                 slots[i] = image
                 break
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Segment:
-    """`order` grows with every label of the table. `images`: how many keys have a slot; none counts when not `imaged`."""
+    """`order` grows with every label of the table. `images`: how many keys have a slot, while it is `imaged`."""
 
     label: Hashable
     order: int
@@ -100,18 +100,17 @@ class View:
 
 
 class Segments:
-    """One writer changes it; `view` may be called from any thread. What is returned as slots is to be retired."""
+    """`partition_of` is int32[buckets]. One writer changes it; `view` may be called from any thread. What is returned as slots
+    is to be retired."""
 
-    def __init__(self, spans: Sequence[Span], *, slot_bytes: int, image_bytes: int, max_labels: int) -> None:
-        self._spans = spans
-        buckets = np.arange(spans[0].bucket_count, dtype=np.int32)
-        self._partition_of = partitions_of(buckets, bucket_count=buckets.size, partition_count=len(spans))
+    def __init__(self, partition_of: NDArray[np.int32], *, slot_bytes: int, image_bytes: int, max_labels: int) -> None:
+        self._partition_of = partition_of
         self._max_images = image_bytes // slot_bytes
         self._max_labels = max_labels
         self._order = 0
         self._images = 0
         # Tuples are replaced, never changed: a reader takes one as it is.
-        self._rows: list[tuple[Segment, ...]] = [()] * len(spans)
+        self._rows: list[tuple[Segment, ...]] = [()] * (int(partition_of[-1]) + 1)
 
     @property
     def nbytes(self) -> int:
@@ -140,7 +139,7 @@ class Segments:
         """Begins a segment. A label that is there already moves; the oldest beyond the bound is forgotten."""
         slots = [self.forget(partition, label)]
         row = self._rows[partition]
-        self._rows[partition] = (*row, Segment(label, self._order, Index(self._spans[partition])))
+        self._rows[partition] = (*row, Segment(label, self._order, Index()))
         self._order += 1
         if len(row) == self._max_labels:
             slots.append(self.forget(partition, row[0].label))
@@ -157,7 +156,7 @@ class Segments:
         else:
             images = row[at].contents()[1]
             slots = images[images > 0]
-            self._images -= row[at].images
+            self.count(row[at], -row[at].images)
         self._rows[partition] = row[:at] + row[at + 1 :]
         return slots
 
@@ -165,12 +164,14 @@ class Segments:
         """Takes the images of the oldest segments until the rest is within the budget."""
         slots = [_NO_SLOTS]
         while self._images > self._max_images:
-            oldest = min((segment for row in self._rows for segment in row if segment.imaged), key=lambda found: found.order)
+            with_images = ((segment, row) for row in self._rows for segment in row if segment.images)
+            oldest, row = min(with_images, key=lambda found: found[0].order)
             images = oldest.contents()[1]
             slots.append(images[images > 0])
-            oldest.imaged = False
-            self._images -= oldest.images
-            oldest.images = 0
+            self.count(oldest, -oldest.images)
+            # Labels before this one lead through it.
+            for segment in row[: row.index(oldest) + 1]:
+                segment.imaged = False
         return np.concatenate(slots)
 
     def written_since(self, partition: int, label: Hashable) -> NDArray[np.int64] | None:
@@ -210,6 +211,6 @@ class Segments:
         index.reserve(keys.size)
         retired = np.empty(keys.size, np.int64)
         gone, kept = writes.absorb(index.entries, index.shadow, older.imaged, keys, values, retired)
-        self._images -= newer.images
+        self.count(newer, -newer.images)
         self.count(older, kept)
         return retired[:gone]

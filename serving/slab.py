@@ -21,7 +21,7 @@ from penstock.pipeline.core.hashing import load_word
 
 from .decoding import FLOAT32, INT8, half_to_float, word_to_float
 from .machine import address_of, copy_bytes, pointer_to, prefetch_at
-from .memory import frozen, zeroed
+from .memory import claim, frozen, zeroed
 
 Slots = NDArray[np.int64]
 CHUNK_BYTES = 32 << 20
@@ -130,6 +130,11 @@ class Slab:
             chunk = zeroed(self.stride << self.shift, np.uint8)
             self.directory[len(self._chunks)] = chunk.ctypes.data
             self._chunks.append(chunk)
+
+    def claim(self) -> None:
+        """Takes the memory of all chunks but the last, which may stay empty; from any thread."""
+        for chunk in self._chunks[:-1]:
+            claim(chunk)
 
     def retire(self, slots: Slots, *, epoch: int) -> None:
         """These went out of sight in `epoch`."""

@@ -61,11 +61,12 @@ class Table:
         self.bucket_count, self.partition_count, self.held = bucket_count, partition_count, held
         self._codec = code_of(codec, dim=dim, width=width)
         self._slab = Slab(width)
-        self._index = Index(self._span(held))
+        self._index = Index()
         self._digests = np.zeros(bucket_count, np.uint64)
         self._parts = [self._part(Partition(p)) for p in range(partition_count)]
+        buckets = np.arange(bucket_count, dtype=np.int32)
         self._segments = Segments(
-            [self._span(part) for part in self._parts],
+            partitions_of(buckets, bucket_count=bucket_count, partition_count=partition_count),
             slot_bytes=self._slab.stride,
             image_bytes=image_bytes,
             max_labels=max_labels,
@@ -96,6 +97,13 @@ class Table:
         self._check_keys(keys)
         with self._readers.reading():
             slots = self._index.find(keys)
+            return self._slab.copy(slots), slots > 0
+
+    def encoded_at(self, partition: Partition, label: Hashable, keys: Keys) -> tuple[Rows, NDArray[np.bool_]]:
+        """As `encoded`, of keys of one partition, as it was at the label; `VersionGone` as in `lookup_at`."""
+        self._check_keys(keys)
+        with self._readers.reading(), self._writing:
+            slots = self._segments.view({partition: label}, ()).find(self._index.entries, keys)
             return self._slab.copy(slots), slots > 0
 
     @property
@@ -136,9 +144,14 @@ class Table:
     # ---- writing -------------------------------------------------------------------------------------------------------
 
     def reserve(self, rows: int) -> None:
-        """Makes the index ready for so many more rows at once, which else it becomes bit by bit."""
+        """Makes the table ready for so many more rows at once, which else it becomes bit by bit."""
         with self._writing:
             self._index.reserve(rows)
+            self._slab.reserve(rows)
+
+    def claim(self) -> None:
+        """Takes the memory for rows that was reserved, beside whoever fills it."""
+        self._slab.claim()
 
     def load(self, keys: Keys, rows: Rows) -> None:
         """Puts int64[n] unique keys, as `correct` does, in any partition."""
@@ -287,10 +300,6 @@ class Table:
         first = max(own.start, self.held.start)
         return range(first, max(first, min(own.stop, self.held.stop)))
 
-    def _span(self, buckets: range) -> Span:
-        """Of no buckets, any span will do: no key gets there."""
-        return Span(self.bucket_count, buckets.start, buckets.stop) if buckets else Span(self.bucket_count, 0, 1)
-
     # ---- checks --------------------------------------------------------------------------------------------------------
 
     def _check_write(self, partition: Partition, keys: Keys, rows: Rows, tombstones: Keys) -> None:
@@ -314,9 +323,9 @@ class Table:
             raise InvalidInput(f"rows are {rows.dtype}{list(rows.shape)}, need uint8[{keys.size}, {self.width}]")
 
     def _check_inside(self, keys: Keys, buckets: range) -> None:
-        if not keys.size:
-            return
-        span = self._span(buckets)
-        at = writes.first_outside(frozen(keys), np.uint64(span.low), np.uint64(span.high)) if buckets else 0
+        at = 0 if keys.size else -1
+        if buckets:
+            span = Span(self.bucket_count, buckets.start, buckets.stop)
+            at = writes.first_outside(frozen(keys), np.uint64(span.low), np.uint64(span.high))
         if at >= 0:
             raise InvalidInput(f"key {keys[at]} does not belong to buckets {buckets.start}-{buckets.stop}")

@@ -149,14 +149,21 @@ def test_interval_sums_present_rows_and_tombstones_of_absent_ones() -> None:
     assert (found.interval(keys[10:]) == expected).all()
 
 
-def test_growth_by_many_small_writes_loses_nothing() -> None:
-    found, keys = table(dim=1), keys_of(1, 40_000)
-    for start in range(0, keys.size, 701):
-        put(found, 1, keys[start : start + 701], np.arange(start, min(start + 701, keys.size)))
-        if start % 5 == 0:
-            delete(found, 1, keys[start : start + 300])
-            put(found, 1, keys[start : start + 300], np.arange(start, start + 300))
-    assert values_of(found.lookup(keys)) == list(range(keys.size))
+@pytest.mark.parametrize("batch", [97, 701])
+def test_growth_by_many_small_writes_loses_nothing(batch: int) -> None:
+    """Rebuilds of the table's index and of the images' run over many writes, each of which puts new rows, old ones, deletes."""
+    found, keys = table(dim=1, held=range(16, 32)), keys_of(1, 30_000)
+    found.mark(Partition(1), "birth")
+    for start in range(0, keys.size, batch):
+        put(found, 1, keys[start : start + batch], np.arange(start, min(start + batch, keys.size)))
+        again = keys[start // 2 : start // 2 + 20]
+        delete(found, 1, again)
+        put(found, 1, again[5:], np.arange(start // 2, start // 2 + 20)[5:])
+    expected = np.arange(keys.size).astype(object)
+    for start in range(0, keys.size, batch):
+        expected[start // 2 : start // 2 + 20] = [None] * 5 + list(range(start // 2 + 5, start // 2 + 20))
+    assert values_of(found.lookup(keys)) == expected.tolist()
+    assert values_of(found.lookup_at({Partition(1): "birth"}, keys)) == [None] * keys.size
     assert (found.digests == naive_digests(found)).all()
 
 
@@ -332,6 +339,35 @@ def test_the_oldest_images_go_first_when_the_budget_is_spent() -> None:
     found.mark(Partition(0), "four")
     put(found, 0, keys, 7)
     assert values_of(found.lookup_at({Partition(0): "four"}, keys)) == [3] * 60
+
+
+def test_the_partition_whose_label_is_older_loses_its_images_first() -> None:
+    found = table(held=range(32), image_bytes=100 * 16)
+    first, second = keys_of(0, 60), keys_of(1, 60)
+    for p, keys in ((1, second), (0, first)):
+        put(found, p, keys, 1)
+        found.mark(Partition(p), "then")
+    put(found, 0, first, 2)
+    put(found, 1, second, 2)
+    with pytest.raises(VersionGone, match="partition 1"):
+        found.restore(Partition(1), "then")
+    found.restore(Partition(0), "then")
+    assert values_of(found.lookup(np.concatenate([first, second]))) == [1] * 60 + [2] * 60
+
+
+def test_a_label_since_which_nothing_was_replaced_outlives_any_budget() -> None:
+    found, keys, born = table(held=range(32), image_bytes=0), keys_of(0, 60), keys_of(1, 60)
+    put(found, 0, keys, 1)
+    put(found, 1, born[:1], 1)
+    labels = {Partition(p): "then" for p in (0, 1)}
+    for p in labels:
+        found.mark(p, "then")
+    put(found, 1, born[1:], 2)
+    assert values_of(found.lookup_at(labels, np.append(keys, born))) == [1] * 61 + [None] * 59
+    put(found, 1, born[:1], 3)
+    with pytest.raises(VersionGone, match="partition 1"):
+        found.lookup_at(labels, keys)
+    found.restore(Partition(0), "then")
 
 
 def test_images_cost_no_more_than_the_budget() -> None:

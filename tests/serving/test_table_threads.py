@@ -38,13 +38,19 @@ def new_table() -> Table:
     )  # fmt: skip
 
 
-def filled(values: object, count: int) -> NDArray[np.uint8]:
-    words = np.broadcast_to(np.asarray(values, np.float32), count)
-    return np.repeat(words[:, None], DIM, 1).copy().view(np.uint8)
+def filled(keys: NDArray[np.int64], value: object) -> NDArray[np.uint8]:
+    """Encoded rows: a value in every word, but the key in the last."""
+    rows = np.empty((keys.size, DIM), np.float32)
+    rows[:, :-1] = np.broadcast_to(np.asarray(value, np.float32), keys.size)[:, None]
+    rows[:, -1] = keys
+    return rows.view(np.uint8)
 
 
-def one_value_a_row(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    assert (rows == rows[:, :1]).all(), "a row is torn"
+def values_of(keys: NDArray[np.int64], rows: NDArray[np.float32], found: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """One value a row, 0 where there is none."""
+    assert (rows[:, :-1] == rows[:, :1]).all(), "a row is torn"
+    assert (rows[:, -1] == np.where(found, keys, 0)).all(), "a row is another key's"
+    assert (rows[~found] == 0).all()
     return rows[:, 0]
 
 
@@ -87,21 +93,20 @@ def test_readers_see_whole_rows_that_never_go_back() -> None:
 
     def write(step: int) -> None:
         partition = Partition(step % PARTITIONS)
-        keys = rng.choice(OWN[partition], 700, replace=False)
+        keys = rng.choice(OWN[partition], 4000, replace=False)
         # Few keys at first: the index grows under the readers.
-        keys = keys[keys < 200 + 20 * step]
-        table.apply(partition, keys[40:], filled(step + 1, keys[40:].size), keys[:40])
+        keys = keys[keys < 1000 + 100 * step]
+        table.apply(partition, keys[40:], filled(keys[40:], step + 1), keys[:40])
         if step % 16 == 0:
             table.mark(partition, step)
             table.forget(partition, step - 32)
         if step % 50 == 0:
-            table.correct(partition, NONE, filled(0, 0), OWN[partition][:2000])
+            table.correct(partition, NONE, filled(NONE, 0), OWN[partition][:2000])
 
     def read(reader: int) -> None:
-        keys = dice[reader].integers(0, KEYS, 3000)
+        keys = dice[reader].integers(0, KEYS, 40_000)
         rows, found = table.lookup(keys)
-        values = one_value_a_row(rows)
-        assert (values[~found] == 0).all()
+        values = values_of(keys, rows, found)
         assert (values[found] >= newest[reader][keys[found]]).all(), "a row went back"
         np.maximum.at(newest[reader], keys[found], values[found])
 
@@ -109,7 +114,7 @@ def test_readers_see_whole_rows_that_never_go_back() -> None:
     assert max(found.max() for found in newest) > 0
     digests = np.zeros(BUCKETS, np.uint64)
     keys, rows = table.scan(range(BUCKETS))
-    one_value_a_row(rows.view(np.float32))
+    values_of(keys, rows.view(np.float32), np.ones(keys.size, np.bool_))
     add_puts(digests, keys, rows)
     assert (table.digests == digests).all()
     assert table.row_count == keys.size
@@ -119,7 +124,7 @@ def test_a_label_stands_still_under_the_writer() -> None:
     """Keys born later are not there, those deleted later are; whatever segments come, grow and go."""
     table, rng = new_table(), np.random.default_rng(2)
     for p in range(PARTITIONS):
-        table.apply(Partition(p), OWN[p][::2], filled(OWN[p][::2] + 1, OWN[p][::2].size), NONE)
+        table.apply(Partition(p), OWN[p][::2], filled(OWN[p][::2], OWN[p][::2] + 1), NONE)
         table.mark(Partition(p), "still")
     there = np.isin(POOL, np.concatenate([own[::2] for own in OWN]))
     dice = [np.random.default_rng(10 + reader) for reader in range(READERS)]
@@ -127,7 +132,7 @@ def test_a_label_stands_still_under_the_writer() -> None:
     def write(step: int) -> None:
         partition = Partition(step % PARTITIONS)
         keys = rng.choice(OWN[partition], 300, replace=False)
-        table.apply(partition, keys[100:], filled(-1 - step, 200), keys[:100])
+        table.apply(partition, keys[100:], filled(keys[100:], -1 - step), keys[:100])
         if step % 5 == 0:
             table.mark(partition, step)
         later = table.labels(partition)[1:]
@@ -138,7 +143,7 @@ def test_a_label_stands_still_under_the_writer() -> None:
         keys = dice[reader].integers(0, KEYS, 2000)
         rows, found = table.lookup_at({Partition(p): "still" for p in range(PARTITIONS)}, keys)
         assert (found == there[keys]).all()
-        assert (one_value_a_row(rows) == np.where(found, keys + 1, 0)).all(), "a row is not the label's"
+        assert (values_of(keys, rows, found) == np.where(found, keys + 1, 0)).all(), "a row is not the label's"
 
     race(write, read)
 
@@ -151,9 +156,9 @@ def test_labels_that_move_on_give_one_moment_or_are_gone() -> None:
     def write(step: int) -> None:
         for p in range(PARTITIONS):
             some = rng.choice(OWN[p], 100, replace=False)
-            table.apply(Partition(p), some[50:], filled(-5, 50), some[:50])
+            table.apply(Partition(p), some[50:], filled(some[50:], -5), some[:50])
             few = OWN[p][:1000]
-            table.apply(Partition(p), few, filled(step, few.size), NONE)
+            table.apply(Partition(p), few, filled(few, step), NONE)
             table.mark(Partition(p), step)
         newest[0] = step
         if step >= 4:
@@ -172,6 +177,6 @@ def test_labels_that_move_on_give_one_moment_or_are_gone() -> None:
             assert oldest[0] > label, "a label is gone too early"
             return
         assert found.all()
-        assert (one_value_a_row(rows) == label).all(), "a row is not the label's"
+        assert (values_of(keys, rows, found) == label).all(), "a row is not the label's"
 
     race(write, read)

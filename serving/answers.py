@@ -1,0 +1,20 @@
+"""What a lookup gives, in the replica and over the network. Light: an inference service imports it without the replica."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.pipeline.core.ids import Timeline, Version
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`rows` float32[n, dim], `found` bool[n]; the version and timeline that the rows belong to, or are newer than."""
+
+    rows: NDArray[np.float32]
+    found: NDArray[np.bool_]
+    version: Version
+    timeline: Timeline

@@ -1,0 +1,120 @@
+"""What a replica holds: a range of buckets of every table, in memory. Knows no position, no version, no store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.pipeline.core.hashing import bucket_range, buckets_of
+from penstock.pipeline.core.ids import Partition, State
+from penstock.pipeline.core.schema import ModelSchema, TableSchema
+
+from .index import Span
+from .memory import frozen
+from .table import Table
+from .writes import first_outside
+
+Digests = dict[str, NDArray[np.uint64]]
+"""Per table, uint64[buckets]; zero outside the partition."""
+
+
+@dataclass(slots=True)
+class Holding:
+    """`image_bytes` is shared among the tables that there are at first; `max_labels` is per partition. `tables` is replaced,
+    never changed: a reader takes it as it is."""
+
+    schema: ModelSchema
+    buckets: range
+    image_bytes: int
+    max_labels: int
+    tables: Mapping[str, Table] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.tables = {name: self._new_table(found) for name, found in self.schema.tables.items()}
+
+    def _new_table(self, found: TableSchema) -> Table:
+        return Table(
+            codec=found.codec, dim=found.dim, width=found.width, bucket_count=self.schema.buckets,
+            partition_count=self.schema.partitions, held=self.buckets, max_labels=self.max_labels,
+            image_bytes=self.image_bytes // max(1, len(self.schema.tables)),
+        )  # fmt: skip
+
+    def grow(self, schema: ModelSchema, labels: Mapping[Partition, list[State]]) -> bool:
+        """Tables that were born since, empty at all these labels; whether there are any."""
+        self.schema = schema
+        new = {name: self._new_table(found) for name, found in schema.tables.items() if name not in self.tables}
+        for table in new.values():
+            for partition, states in labels.items():
+                for state in states:
+                    table.mark(partition, state)
+        self.tables = {**self.tables, **new}
+        return bool(new)
+
+    # ---- which part ----------------------------------------------------------------------------------------------------
+
+    def partitions(self) -> Iterator[Partition]:
+        """Those that have buckets held."""
+        for p in map(Partition, range(self.schema.partitions)):
+            if self.part(p):
+                yield p
+
+    def of_partition(self, partition: Partition) -> range:
+        """All buckets of a partition."""
+        return bucket_range(partition, bucket_count=self.schema.buckets, partition_count=self.schema.partitions)
+
+    def part(self, partition: Partition) -> range:
+        """The buckets held of a partition."""
+        own = self.of_partition(partition)
+        first = max(own.start, self.buckets.start)
+        return range(first, max(first, min(own.stop, self.buckets.stop)))
+
+    @property
+    def is_complete(self) -> bool:
+        return len(self.buckets) == self.schema.buckets
+
+    def is_whole(self, partition: Partition) -> bool:
+        return self.part(partition) == self.of_partition(partition)
+
+    def stranger(self, partition: Partition, keys: NDArray[np.int64]) -> int | None:
+        """The first of these keys that does not belong to a partition, if there is one."""
+        own = self.of_partition(partition)
+        span = Span(self.schema.buckets, own.start, own.stop)
+        at = first_outside(frozen(keys), np.uint64(span.low), np.uint64(span.high))
+        return None if at < 0 else int(keys[at])
+
+    def holds(self, keys: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which keys lie in the buckets held."""
+        buckets = buckets_of(keys, self.schema.buckets)
+        return (buckets >= self.buckets.start) & (buckets < self.buckets.stop)
+
+    # ---- digests and labels, of all tables -------------------------------------------------------------------------------
+
+    def digests(self, partition: Partition) -> Digests:
+        """Of the rows as they are."""
+        at, found = slice(self.part(partition).start, self.part(partition).stop), {}
+        for name, table in self.tables.items():
+            digests = np.zeros(self.schema.buckets, np.uint64)
+            digests[at] = table.digests[at]
+            found[name] = digests
+        return found
+
+    def interval(self, partition: Partition, since: State) -> Digests | None:
+        """Of what was written since a label, row or tombstone; None when that is not known."""
+        found = {}
+        for name, table in self.tables.items():
+            keys = table.written_since(partition, since)
+            if keys is None:
+                return None
+            found[name] = table.interval(keys)
+        return found
+
+    def mark(self, partition: Partition, state: State) -> None:
+        for table in self.tables.values():
+            table.mark(partition, state)
+
+    def forget(self, partition: Partition, state: State) -> None:
+        for table in self.tables.values():
+            table.forget(partition, state)
