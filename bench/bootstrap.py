@@ -1,4 +1,4 @@
-"""A replica that begins with a table of 10 million rows of 32 floats, from files that are not in memory, against `cat` of the same."""
+"""A replica that begins with 10 million rows of 32 floats, from files that are not in memory, against `cat` of the same."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from penstock.pipeline.core.schema import TableSchema
 from penstock.pipeline.core.times import EventTime
 from penstock.pipeline.environment import Environment, system_clock
 from penstock.pipeline.ports.local_store import LocalStore
+from penstock.pipeline.ports.log import UpdateLog
 from penstock.pipeline.ports.memory_log import MemoryLog
 from penstock.serving.replica import Replica
 from penstock.slicer.run_layout import TableLayout
@@ -31,7 +32,7 @@ TABLE, PARTITIONS, BUCKETS = "bench", 8, 1024
 
 def run() -> list[Figure]:
     with scratch_folder() as folder:
-        env = environment(folder)
+        env = born(folder, MemoryLog(PARTITIONS))
         manifest = publish(env, folder, ROWS)
         files = [path for path in map(env.catalog.store.local_path, manifest.data_paths()) if path is not None]
 
@@ -53,13 +54,11 @@ def run() -> list[Figure]:
     ]
 
 
-def environment(folder: Path) -> Environment:
-    """A model that is just born, in a folder; its log is in memory."""
-    log = MemoryLog(PARTITIONS)
-    born = Positions(log.identity, (Position(Offset(0), {}),) * PARTITIONS)
-    store = LocalStore(folder / "store")
-    actor = Actor(who="bench", now=system_clock())
-    catalog = Catalog.create(store, "bench", buckets=BUCKETS, positions=born, actor=actor)
+def born(folder: Path, log: UpdateLog) -> Environment:
+    """A model that is just born, in a folder."""
+    empty = Positions(log.identity, (Position(Offset(0), {}),) * log.partitions)
+    store, actor = LocalStore(folder / "store"), Actor(who="bench", now=system_clock())
+    catalog = Catalog.create(store, "bench", buckets=BUCKETS, positions=empty, actor=actor)
     config = Config(store=StoreConfig(url="file:///unused"), log=LogConfig(url="file:///unused"))
     return Environment(config=config, catalog=catalog, log=log)
 

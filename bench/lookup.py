@@ -36,9 +36,7 @@ def _against_gather(table: Table, plain: NDArray[np.float32], name: str, rng: np
         ours.append(seconds(lambda keys=keys: table.lookup(keys, out)))  # type: ignore[misc]
     what = f"lookup of {BATCH:,} keys, {name}"
     return [
-        _p(
-            what, ours, 50, f"np.take, places known: {np.median(theirs) * 1e3:.1f} ms", median_ratio(ours, theirs), "ratio <= 1.5"
-        ),
+        _p(what, ours, 50, f"np.take, places known: {np.median(theirs) * 1e3:.1f} ms", median_ratio(ours, theirs), "ratio <= 2"),
         _p(what, ours, 99, f"np.take: {np.percentile(theirs, 99) * 1e3:.1f} ms"),
     ]
 

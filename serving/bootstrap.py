@@ -22,6 +22,7 @@ from .follower import Follower
 from .holding import Holding
 from .markers import Markers, labels_needed
 from .partition import PartitionState
+from .warming import warm
 
 LEASE_US = 6 * 3_600_000_000
 """How long a bootstrap may take before retention stops waiting for it."""
@@ -56,6 +57,7 @@ def bootstrap(env: Environment, *, ref: str, buckets: range, name: str, at: Vers
         if version.positions.log != env.log.identity:
             known = version.positions.log
             raise PositionGone(f"version {version.version} counts its positions in log {known}, not in {env.log.url}")
+        warm(schema)
         settings = env.config.replica
         holding = Holding(schema, buckets, settings.before_image_bytes, labels_needed(settings.markers))
         load_all(env.catalog.store, holding, history, version)

@@ -32,7 +32,16 @@ class Holding:
     max_labels: int
     tables: Mapping[str, Table] = field(init=False, default_factory=dict)
 
+    _whole: list[range] = field(init=False)
+    _parts: list[range] = field(init=False)
+    _bounds: list[tuple[np.uint64, np.uint64]] = field(init=False)
+
     def __post_init__(self) -> None:
+        buckets, partitions = self.schema.buckets, self.schema.partitions
+        self._whole = [bucket_range(p, bucket_count=buckets, partition_count=partitions) for p in range(partitions)]
+        self._parts = [_overlap(whole, self.buckets) for whole in self._whole]
+        spans = [Span(buckets, whole.start, whole.stop) for whole in self._whole]
+        self._bounds = [(np.uint64(span.low), np.uint64(span.high)) for span in spans]
         self.tables = {name: self._new_table(found) for name, found in self.schema.tables.items()}
 
     def _new_table(self, found: TableSchema) -> Table:
@@ -63,13 +72,11 @@ class Holding:
 
     def of_partition(self, partition: Partition) -> range:
         """All buckets of a partition."""
-        return bucket_range(partition, bucket_count=self.schema.buckets, partition_count=self.schema.partitions)
+        return self._whole[partition]
 
     def part(self, partition: Partition) -> range:
         """The buckets held of a partition."""
-        own = self.of_partition(partition)
-        first = max(own.start, self.buckets.start)
-        return range(first, max(first, min(own.stop, self.buckets.stop)))
+        return self._parts[partition]
 
     @property
     def is_complete(self) -> bool:
@@ -80,9 +87,7 @@ class Holding:
 
     def stranger(self, partition: Partition, keys: NDArray[np.int64]) -> int | None:
         """The first of these keys that does not belong to a partition, if there is one."""
-        own = self.of_partition(partition)
-        span = Span(self.schema.buckets, own.start, own.stop)
-        at = first_outside(frozen(keys), np.uint64(span.low), np.uint64(span.high))
+        at = first_outside(frozen(keys), *self._bounds[partition])
         return None if at < 0 else int(keys[at])
 
     def holds(self, keys: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -118,3 +123,8 @@ class Holding:
     def forget(self, partition: Partition, state: State) -> None:
         for table in self.tables.values():
             table.forget(partition, state)
+
+
+def _overlap(one: range, other: range) -> range:
+    first = max(one.start, other.start)
+    return range(first, max(first, min(one.stop, other.stop)))

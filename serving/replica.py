@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.pipeline.catalog import leases
-from penstock.pipeline.catalog.replay import record_name
 from penstock.pipeline.config import microseconds
 from penstock.pipeline.core.coordination import Presence
 from penstock.pipeline.core.errors import PositionGone, Refused, Unreachable
@@ -77,6 +76,7 @@ class Replica:
         at: Version | None = None,
     ) -> None:
         self.env, self.name, self.address, self._at = env, checked_name(name, "replica"), address, at
+        self._url = env.log.url
         self.ref = ref if at is None else f"@{at}"
         self.buckets = buckets if buckets is not None else range(env.schema.buckets)
         if not 0 <= self.buckets.start < self.buckets.stop <= env.schema.buckets:
@@ -191,7 +191,7 @@ class Replica:
     def _step(self, partition: Partition, entries: Sequence[LogEntry]) -> int:
         state, decoded, broken, model_id = self.follower.partitions[partition], list[Entry](), "", self.follower.schema.raw_id
         for offset, appended_at, payload in entries:
-            name = record_name(self.env.log, partition, offset)
+            name = f"{self._url} partition {partition} offset {offset}"
             try:
                 record = decode_record(payload, model_id=model_id, partition=partition, name=name)
             except Refused as error:
@@ -226,9 +226,8 @@ class Replica:
                 continue
             start = self.follower.history.version(number).positions.partitions[partition].offset
             if not begin <= start <= end:
-                wanted = f"neither {offset} nor those of version {number}, from {start}"
-                gone = f"{self.env.log.url} has offsets {begin} to {end}, {wanted}"
-                self.adoption.give_up(state, gone)
+                held = f"{self._url} has offsets {begin} to {end}"
+                self.adoption.give_up(state, f"{held}, neither {offset} nor version {number}'s {start}")
             elif self.adoption.load_newest(state):
                 self._record(state)
 
@@ -329,6 +328,7 @@ class Replica:
                 return
 
     def _watch(self) -> None:
+        settings = self.env.config.replica
         while not self._stop.is_set():
             try:
                 self._look()
@@ -341,7 +341,9 @@ class Replica:
                 if self.trouble != str(error):
                     log.exception("replica %s cannot read what it needs", self.name)
                 self.trouble = str(error) or type(error).__name__
-            self._wake.wait(microseconds(self.env.config.replica.refresh) / 1e6)
+            # What could not be read once is not asked for all the time.
+            pause = microseconds(settings.lease) / 3 if self.trouble else microseconds(settings.refresh)
+            self._wake.wait(pause / 1e6)
             self._wake.clear()
 
     def close(self) -> None:

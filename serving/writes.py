@@ -40,10 +40,11 @@ def _keep(images, images_shadow, keeps, key, mixed, old):
 
 
 @njit(inline="always", cache=True)
-def _look_ahead(entries, images, directory, shift, stride, width, keys, start, stop, places):
-    """Asks for what the keys of a block need, and finds where their search begins."""
+def _look_ahead(entries, images, directory, shift, stride, width, keys, start, stop, mixes, places, olds):
+    """Mixes the keys of a block, asks for what they need, and finds their places and what stands there."""
     for i in range(start, stop):
         mixed = mix(keys[i])
+        mixes[i - start] = mixed
         places[i - start] = home(entries, mixed)
         prefetch(entries, places[i - start])
         if images.size:
@@ -51,6 +52,7 @@ def _look_ahead(entries, images, directory, shift, stride, width, keys, start, s
     for i in range(start, stop):
         place = place_of(entries, keys[i], places[i - start])
         places[i - start] = place
+        olds[i - start] = entries[place + 1]
         if entries[place + 1] > 0:
             prefetch_row(address_of_slot(directory, shift, stride, entries[place + 1]), width)
 
@@ -76,15 +78,21 @@ def put_rows(
 ):
     """Returns the new (free_count, top), and how many keys were born, slots retired, images kept."""
     born, gone, kept = 0, 0, 0
-    places, source = np.empty(_BLOCK, np.int64), address_of(rows)
+    mixes, changes = np.empty(_BLOCK, np.uint64), np.empty(_BLOCK, np.uint64)
+    places, olds, source = np.empty(_BLOCK, np.int64), np.empty(_BLOCK, np.int64), address_of(rows)
     for start in range(0, keys.size, _BLOCK):
         stop = min(start + _BLOCK, keys.size)
         for i in range(max(0, free_count - _BLOCK), free_count):
             prefetch_row(address_of_slot(directory, shift, stride, free[i]), width)
-        _look_ahead(entries, images, directory, shift, stride, width, keys, start, stop, places)
+        _look_ahead(entries, images, directory, shift, stride, width, keys, start, stop, mixes, places, olds)
+        # Hashes in loops of their own: those of many rows overlap.
         for i in range(start, stop):
-            key = keys[i]
-            mixed = mix(key)
+            changes[i - start] = put_hash(mixes[i - start], rows, i * width, width)
+        for i in range(stop - start):
+            if olds[i] > 0:
+                changes[i] -= _hash_at(mixes[i], directory, shift, stride, width, olds[i])
+        for i in range(start, stop):
+            key, mixed, change = keys[i], mixes[i - start], changes[i - start]
             if free_count > 0:
                 free_count -= 1
                 slot = free[free_count]
@@ -92,13 +100,12 @@ def put_rows(
                 slot = top
                 top += 1
             copy_bytes(address_of_slot(directory, shift, stride, slot), source + i * width, width)
-            change = put_hash(mixed, rows, i * width, width)
-            # A key of the same block may have taken the empty place that was found.
+            # A key of the same block may have taken the empty place that was found, or the same key come before.
             place = place_of(entries, key, places[i - start])
             old = entries[place + 1]
-            if old > 0:
-                change -= _hash_at(mixed, directory, shift, stride, width, old)
-            else:
+            if old != olds[i - start]:
+                change = put_hash(mixed, rows, i * width, width) - _hash_at(mixed, directory, shift, stride, width, old)
+            if old <= 0:
                 born += 1
             digests[bucket_of(mixed, digests.size)] += change
             if _keep(images, images_shadow, keeps, key, mixed, old):
@@ -115,13 +122,13 @@ def put_rows(
 def delete_rows(entries, shadow, images, images_shadow, keeps, directory, shift, stride, width, retired, digests, keys):
     """Returns how many keys died, slots were retired, images kept."""
     died, gone, kept = 0, 0, 0
-    places = np.empty(_BLOCK, np.int64)
+    mixes, places, olds = np.empty(_BLOCK, np.uint64), np.empty(_BLOCK, np.int64), np.empty(_BLOCK, np.int64)
     for start in range(0, keys.size, _BLOCK):
         stop = min(start + _BLOCK, keys.size)
-        _look_ahead(entries, images, directory, shift, stride, width, keys, start, stop, places)
+        _look_ahead(entries, images, directory, shift, stride, width, keys, start, stop, mixes, places, olds)
         for i in range(start, stop):
-            key, place = keys[i], places[i - start]
-            mixed, old = mix(key), entries[place + 1]
+            key, mixed, place = keys[i], mixes[i - start], places[i - start]
+            old = entries[place + 1]
             was_kept = _keep(images, images_shadow, keeps, key, mixed, old)
             if old <= 0:
                 continue

@@ -18,7 +18,7 @@ from penstock.serving.replica import Replica
 from penstock.serving.server import Server
 
 COMMAND = (sys.executable, "-c", "from penstock.pipeline.cli.main import main; main()")
-START_S = 120
+START_S = 120.0
 
 
 @contextmanager
@@ -137,7 +137,7 @@ def test_a_replica_in_a_process_of_its_own_confirms_a_rollback(shell):
         rows = shell.json("lookup", "--table", "item", "50", "--replica", address)["rows"]["50"]
         assert rows == pytest.approx([2.05] * 4)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
+        assert process.wait(120) == 0
     assert shell.json("status")["replicas"] == []
 
 

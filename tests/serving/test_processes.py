@@ -110,7 +110,7 @@ def address_of(started):
     return listening[0]
 
 
-def reached(condition, seconds=30.0):
+def reached(condition, seconds=120.0):
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until
@@ -144,7 +144,7 @@ def test_a_replica_that_is_killed_comes_back_with_the_same_digest(tmp_path, trai
         assert (after.timeline, after.dense) == (before.timeline, before.dense)
         assert [p.digests for p in after.partitions] == [p.digests for p in before.partitions]
         second.send_signal(signal.SIGTERM)
-        assert second.wait(30) == 0
+        assert second.wait(120) == 0
 
 
 def test_clients_go_on_while_replicas_are_killed(tmp_path, trainer):
@@ -176,7 +176,7 @@ def test_those_who_ask_while_a_replica_drains_are_answered_or_told(tmp_path, tra
             asking = pool.submit(ask)
             reached(lambda: len(answers) > 5)
             started.send_signal(signal.SIGTERM)
-            assert started.wait(30) == 0
+            assert started.wait(120) == 0
             with pytest.raises(Unreachable):
                 asking.result()
         assert all(answers)
