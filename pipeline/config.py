@@ -93,7 +93,8 @@ class RealtimeConfig(Section, frozen=True, kw_only=True):
 
 class ReplicaConfig(Section, frozen=True, kw_only=True):
     """`markers`: how many outstanding markers are remembered. `before_image_bytes` bounds what serving an older version, and
-    undoing in memory, may hold. `max_silence`: without a word from the log for this long a replica is not ready."""
+    undoing in memory, may hold. `max_silence`: cut off from store or log, or behind, for this
+    long, a replica is not ready; a trainer that is silent makes nobody unready."""
 
     markers: Positive = 8
     before_image_bytes: NotNegative = 256 * 1024 * 1024

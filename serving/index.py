@@ -151,7 +151,6 @@ class Span:
 
 def _empty(capacity: int) -> Words:
     entries: Words = zeroed(HEADER + 2 * capacity, np.int64)
-    claim(entries)
     entries[CAPACITY] = capacity
     return entries
 
@@ -216,6 +215,8 @@ class Index:
 
     def _move(self, places: int) -> None:
         stop = min(self._moved + 2 * places, self.entries.size)
+        # Places are in the same order there: this is where most of them go.
+        claim(self.shadow[self._moved * self.shadow.size // self.entries.size : stop * self.shadow.size // self.entries.size])
         _move(self.entries, self.shadow, self._moved, stop)
         self._moved = stop
         if stop == self.entries.size:

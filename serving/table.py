@@ -74,9 +74,6 @@ class Table:
         self._readers = Readers()
         self._writing = threading.RLock()
         self._row_count = 0
-        # Compiles what readers need, or takes it from the disk, before the first of them waits for it.
-        self.lookup(_NO_KEYS)
-        self._segments.view({}, ()).find(self._index.entries, _NO_KEYS)
 
     # ---- reading -------------------------------------------------------------------------------------------------------
 
