@@ -15,10 +15,11 @@ from penstock.pipeline.core.ids import BIRTH, Marker, Offset, Position, Position
 from penstock.pipeline.core.manifest import Manifest, TableChange, TableFull
 from penstock.pipeline.core.schema import TableSchema
 from penstock.pipeline.core.times import EventTime
-from penstock.pipeline.environment import Environment, system_clock
+from penstock.pipeline.environment import Environment, log_ends
 from penstock.pipeline.ports.local_store import LocalStore
 from penstock.pipeline.ports.log import UpdateLog
 from penstock.pipeline.ports.memory_log import MemoryLog
+from penstock.pipeline.ports.wall_clock import system_clock
 from penstock.serving.replica import Replica
 from penstock.slicer.run_layout import TableLayout
 from penstock.slicer.slicing import slice_table
@@ -76,8 +77,9 @@ def publish(env: Environment, folder: Path, rows: int) -> Manifest:
     digests, state = DigestVector.of(sliced.digests), State(BIRTH.timeline, Marker(1))
     draft = Manifest(
         model="bench", version=Version(0), kind="snapshot", state=state, previous=Version(0), base=Version(0),
-        positions=env.ends(), trained_through=EventTime(1), created_at=env.clock(), publisher=PublisherId("bench"), term=Term(1),
-        upload=upload.id, changes={TABLE: TableChange(runs=sliced.runs, interval=digests)},
+        positions=log_ends(env.log), trained_through=EventTime(1), created_at=env.clock(),
+        publisher=PublisherId("bench"), term=Term(1), upload=upload.id,
+        changes={TABLE: TableChange(runs=sliced.runs, interval=digests)},
         full={TABLE: TableFull(runs=sliced.runs, state=digests)},
     )  # fmt: skip
     return catalog.commit(draft, promote=("live",), guard=lambda refs: None, actor=actor)

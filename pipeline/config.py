@@ -102,7 +102,6 @@ class ReplicaConfig(Section, frozen=True, kw_only=True):
     lease: str = "10s"
     max_silence: str = "60s"
     max_request_keys: Positive = 4_000_000
-    cache: str | None = None
 
 
 class RecoveryConfig(Section, frozen=True, kw_only=True):

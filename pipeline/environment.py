@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 import os
 import socket
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -20,11 +19,7 @@ from .ports.log import UpdateLog
 from .ports.log_checks import LogSettings
 from .ports.open_log import open_log
 from .ports.open_store import open_store
-
-
-def system_clock() -> WallTime:
-    """Now, in microseconds: given to whoever needs a clock, so that a test can give another."""
-    return WallTime(time.time_ns() // 1000)
+from .ports.wall_clock import system_clock
 
 
 def current_user() -> str:
@@ -59,10 +54,6 @@ class Environment:
     def actor(self, why: str = "") -> Actor:
         return Actor(who=self.who, now=self.clock(), why=why)
 
-    def ends(self) -> Positions:
-        """The ends of the log, as positions of a reader that has taken nothing."""
-        return Positions(self.log.identity, tuple(Position(self.log.end(Partition(p)), {}) for p in range(self.log.partitions)))
-
 
 @contextmanager
 def open_environment(
@@ -88,10 +79,14 @@ def create_environment(
     partitions, options = config.log.partitions, log_options(config)
     with closing(open_log(config.log.url, name=model, partitions=partitions, create=create, options=options)) as log:
         who = who or current_user()
-        empty = Positions(log.identity, tuple(Position(log.end(Partition(p)), {}) for p in range(log.partitions)))
         actor = Actor(who=who, now=clock(), why="the first publisher opened the model")
-        catalog = Catalog.create(store, model, buckets=settings.buckets, positions=empty, actor=actor)
+        catalog = Catalog.create(store, model, buckets=settings.buckets, positions=log_ends(log), actor=actor)
         yield _checked(Environment(config=config, catalog=catalog, log=log, clock=clock, who=who))
+
+
+def log_ends(log: UpdateLog) -> Positions:
+    """The ends of a log, as positions of a reader that has taken nothing."""
+    return Positions(log.identity, tuple(Position(log.end(Partition(p)), {}) for p in range(log.partitions)))
 
 
 def log_options(config: Config) -> dict[str, str]:

@@ -19,7 +19,8 @@ from penstock.pipeline.core.errors import InvalidInput, NotFound, NotResumable, 
 from penstock.pipeline.core.ids import PublisherId, State, checked_name
 from penstock.pipeline.core.manifest import Manifest
 from penstock.pipeline.core.times import WallTime, event_time
-from penstock.pipeline.environment import Environment, create_environment, system_clock
+from penstock.pipeline.environment import Environment, create_environment
+from penstock.pipeline.ports.wall_clock import system_clock
 from penstock.slicer.sidecar import find_sidecar
 
 from . import delta, folding, snapshot

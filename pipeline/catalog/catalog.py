@@ -217,7 +217,7 @@ class Catalog:
 
     def put_manifest(self, draft: Manifest, refs: Refs) -> Manifest:
         """Writes the draft under the first free number past every committed one. It is visible to nobody until a ref names it."""
-        number = max(refs.trunk, *refs.bases, draft.version) + 1 if refs.bases else max(refs.trunk, draft.version) + 1
+        number = max(refs.trunk, draft.version, *refs.bases) + 1
         while True:
             manifest = msgspec.structs.replace(draft, version=Version(number))
             try:

@@ -122,7 +122,8 @@ def pin(
     from ..catalog.catalog import Actor
     from ..core.ids import Version
     from ..core.times import WallTime, parse_duration
-    from ..environment import current_user, system_clock
+    from ..environment import current_user
+    from ..ports.wall_clock import system_clock
 
     actor = Actor(who=current_user(), now=system_clock(), why=reason)
     until = None if lasts is None else WallTime(actor.now + parse_duration(lasts))

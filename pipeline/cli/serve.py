@@ -126,7 +126,7 @@ def lookup(
 def _present(catalog: Catalog, table: str) -> list[str]:
     """The addresses of the replicas that are ready."""
     from ..catalog import leases
-    from ..environment import system_clock
+    from ..ports.wall_clock import system_clock
 
     catalog.schema().table(table)
     found = [p.address for p in leases.presences(catalog, now=system_clock()) if p.ready and p.address]

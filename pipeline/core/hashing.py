@@ -27,8 +27,6 @@ __all__ = [
 ]  # fmt: skip
 
 U64 = np.uint64
-PUT, DELETE = 1, 2
-"""The op codes of a row and of a tombstone."""
 _GOLDEN = 0x9E3779B97F4A7C15
 _P1, _P2, _P3 = U64(0x9E3779B185EBCA87), U64(0xC2B2AE3D27D4EB4F), U64(0x165667919E3779F9)
 

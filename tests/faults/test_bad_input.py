@@ -12,6 +12,7 @@ from command_shell import CUSTOMERS, DIM, ITEMS, Shell, rows
 from penstock.pipeline import environment
 from penstock.pipeline.cli.main import run
 from penstock.pipeline.core.errors import StorageFull
+from penstock.pipeline.ports import wall_clock
 from penstock.pipeline.ports.local_store import LocalStore
 
 LATER = ("--trained-through", "2024-11-01T11:00:00Z")
@@ -251,7 +252,7 @@ def test_a_full_disk(shell, refused, monkeypatch, command):
 def test_a_clock_that_goes_back(shell, refused, monkeypatch):
     """Versions grow all the same; what would lie in the future is refused."""
     before = int(np.datetime64("2024-11-01T10:30:00", "ns").astype(np.int64))
-    monkeypatch.setattr(environment.time, "time_ns", lambda: before)
+    monkeypatch.setattr(wall_clock.time, "time_ns", lambda: before)
     refused("publish", "delta", shell.save("a.npz"), *LATER, code=2, says="past the clock")
     made = shell.json("publish", "delta", shell.save("a.npz"), "--trained-through", "2024-11-01T10:30:00Z")
     assert (made["version"], made["created_at"]) == (4, "2024-11-01T10:30:00Z")
