@@ -7,7 +7,7 @@ PACKAGES := pipeline slicer publishers rollback serving examples
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench format lock clean
+.PHONY: help setup demo test check bench fuzz format lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ test: $(READY) ## every test; real servers are started where they can be (CI=tru
 
 bench: $(READY) ## measures, and writes down what was measured
 	$(BIN)/python -m bench
+
+fuzz: $(READY) ## feeds damaged bytes to every parser, SECONDS=300 each; TARGETS="npy onnx"
+	$(BIN)/python tests/fuzz/run.py $(TARGETS) --seconds $(or $(SECONDS),300) --jobs 2
 
 format: $(READY) ## formats the code and mends what lint can mend
 	$(BIN)/ruff format .

@@ -58,7 +58,7 @@ def _remove(copy: Path, sliced: Path) -> None:
     shutil.rmtree(sliced)
 
 
-def _resident_kib() -> int:
+def resident_kib() -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith(("RssAnon", "RssShmem")))
 
@@ -75,7 +75,7 @@ def _sliced_and_watched(table: str, store: str) -> int:
 
     threading.Thread(target=work).start()
     while not done.wait(0.005):
-        peak = max(peak, _resident_kib())
+        peak = max(peak, resident_kib())
     return peak
 
 

@@ -40,6 +40,9 @@ class MappedRows:
     def keys(self, start: int, stop: int) -> None:
         return None
 
+    def names(self, start: int, stop: int) -> None:
+        return None
+
     def read(self, start: int, out: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.asarray(self.values[start : start + len(out)])
 

@@ -50,19 +50,47 @@ class LogConfig(Section, frozen=True, kw_only=True):
     options: dict[str, str] = {}
 
 
-class TableConfig(Section, frozen=True, kw_only=True):
-    """Which tensors hold the table: `tensor`, whose row numbers are the keys, or `keys` and `rows`."""
+Tensors = str | list[str]
+"""A tensor, or several that are parts of one: a list, or a name with a `*` for the number of the part."""
 
-    tensor: str | None = None
-    keys: str | None = None
-    rows: str | None = None
+
+class DeltaTensors(Section, frozen=True, kw_only=True):
+    """Where a checkpoint that holds only what changed has the table: `keys` and `rows`, and the keys that are `deleted`."""
+
+    keys: Tensors
+    rows: Tensors
+    deleted: str | None = None
+
+
+class TableConfig(Section, frozen=True, kw_only=True):
+    """Which tensors hold the table: `tensor`, whose row numbers are the keys, or `keys` and `rows`.
+
+    `partition` says how the parts of a `tensor` are numbered: "slice", one after the other, or "modulo", row r of part i of n
+    is number r * n + i. `vocabulary` gives the keys of its rows: a 1-D tensor, or a file beside the checkpoint. `key_type`: texts
+    are parsed as "int64", or hashed as a "string" and kept. `delta`: where checkpoints of changes alone have it, if elsewhere.
+    `dim` is what its rows must have, where a snapshot of other rows would be a mistake. A `retired` table needs no tensors: the
+    next publish deletes its rows."""
+
+    tensor: Tensors | None = None
+    partition: Literal["slice", "modulo"] = "slice"
+    vocabulary: str | None = None
+    keys: Tensors | None = None
+    rows: Tensors | None = None
+    key_type: Literal["int64", "string"] | None = None
+    delta: DeltaTensors | None = None
+    dim: Positive | None = None
     codec: str = "float32"
     absent: Literal["zeros", "refuse"] | list[float] = "zeros"
+    retired: bool = False
 
     def __post_init__(self) -> None:
+        if self.retired and self.tensor is None and self.keys is None and self.rows is None:
+            return
         by_number, by_key = self.tensor is not None, self.keys is not None and self.rows is not None
         if by_number == by_key or (self.keys is None) != (self.rows is None):
             raise ValueError('give either "tensor", or "keys" and "rows"')
+        if not by_number and (self.partition != "slice" or self.vocabulary is not None):
+            raise ValueError('"partition" and "vocabulary" are for a "tensor" whose rows are numbered')
 
 
 class ModelConfig(Section, frozen=True, kw_only=True):

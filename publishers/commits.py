@@ -34,11 +34,14 @@ Digests = NDArray[np.uint64]
 
 @dataclass(slots=True)
 class Written:
-    """What a publish has written. `digests`: of the state, where all of it was held."""
+    """What a publish has written; `shapes` and `retired` as of the plan of its tables. `digests`: of the state, where all of it
+    was held."""
 
     changes: dict[str, TableChange]
     dense: DenseInfo | None
     source: str
+    shapes: dict[str, str]
+    retired: tuple[str, ...]
     full: dict[str, TableFull] | None = None
     digests: dict[str, DigestVector] | None = None
     checkpoint: Archive | None = None
@@ -47,7 +50,8 @@ class Written:
         """Whether nothing was written that `base` does not have."""
         rows = sum(change.rows + change.tombstones for change in self.changes.values())
         learned = checkpoint.trained_through > base.trained_through
-        return base.kind != "birth" and not rows and not learned and self.dense == base.dense
+        shapes = (self.shapes, self.retired) == (base.shapes, base.retired)
+        return base.kind != "birth" and not rows and not learned and shapes and self.dense == base.dense
 
 
 @dataclass(slots=True)
@@ -147,6 +151,7 @@ def commit_checkpoint(
         positions=checkpoint.positions, trained_through=checkpoint.trained_through, created_at=env.clock(), publisher=publisher,
         term=checkpoint.publishers.get(publisher, Term(0)), upload=upload.id, changes=written.changes, full=written.full,
         digests=written.digests, dense=written.dense, checkpoint=written.checkpoint, source=written.source,  # type: ignore[arg-type]
+        shapes=written.shapes, retired=written.retired,
     )  # fmt: skip
 
     def guard(refs: Refs) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from penstock.pipeline.catalog import leases
 from penstock.pipeline.core.history import table_layers
 from penstock.pipeline.core.ids import Version
-from penstock.pipeline.core.manifest import Manifest
+from penstock.pipeline.core.manifest import Manifest, TableFull
 from penstock.pipeline.environment import Environment
 from penstock.slicer.layers import Layers
+from penstock.slicer.names import Names
 from penstock.slicer.run_layout import TableLayout
 from penstock.slicer.slicing import slice_rows
 
@@ -35,17 +38,23 @@ def compact(env: Environment, version: Version | None = None, *, why: str = "") 
     upload = leases.open_upload(env.catalog, purpose=f"compaction of version {of.version}", actor=env.actor(why))
     full = {}
     for name in env.schema.tables:
-        layout, runs = TableLayout.of(env.schema, name), table_layers(chain, name)
-        if runs:
-            with Layers.open(env.catalog.store, layout, runs) as layers:
-                full[name] = _merged(env, layers, layout, data_prefix(env, upload)).full()
+        if table_layers(chain, name):
+            full[name] = merged_table(env, chain, name, data_prefix(env, upload))
     return register_whole(env, of, full, upload, kind="compaction", why=why)
 
 
+def merged_table(env: Environment, chain: Sequence[Manifest], name: str, prefix: str) -> TableFull:
+    """A table as a chain has it, written anew under `prefix`."""
+    layout = TableLayout.of(env.schema, name)
+    with Layers.open(env.catalog.store, layout, table_layers(chain, name)) as layers:
+        return _merged(env, layers, layout, prefix).full()
+
+
 def _merged(env: Environment, layers: Layers, layout: TableLayout, prefix: str) -> Collected:
-    """The rows that count, in a run for each stretch that fits the memory budget."""
-    found, none = Collected(layout.buckets), np.empty(0, np.int64)
+    """The rows that count, in a run for each stretch that fits the memory budget, with the names that are known."""
+    found, none, names = Collected(layout.buckets), np.empty(0, np.int64), Names.among(layers)
     for number, (keys, rows) in enumerate(layers.merged()):
-        part = slice_rows(keys, rows, none, layout, env.catalog.store, prefix, number=number)
+        known = None if names is None else names.of_keys(keys)
+        part = slice_rows(keys, rows, none, layout, env.catalog.store, prefix, number=number, names=known)
         found.add(part.runs, part.interval)
     return found

@@ -18,16 +18,18 @@ from penstock.pipeline.core.checkpoint import Sidecar, decode_sidecar
 from penstock.pipeline.core.errors import InvalidInput, NotFound, NotResumable, Refused
 from penstock.pipeline.core.ids import PublisherId, State, checked_name
 from penstock.pipeline.core.manifest import Manifest
+from penstock.pipeline.core.text_keys import Texts
 from penstock.pipeline.core.times import WallTime, event_time
 from penstock.pipeline.environment import Environment, create_environment
 from penstock.pipeline.ports.wall_clock import system_clock
+from penstock.slicer.row_source import Keys, Rows
 from penstock.slicer.sidecar import find_sidecar
 
 from . import delta, folding, snapshot
 from .commits import PROMOTE
 from .resuming import resume as resume_publisher
 from .settings import RealtimeSettings
-from .sources import Keys, Rows, Source, array_source, checkpoint_source
+from .sources import Source, array_source, checkpoint_source
 from .updates import Moment, RowsOf, Updates
 
 
@@ -39,7 +41,7 @@ class Fresh(Enum):
 
 FRESH: Literal[Fresh.FRESH] = Fresh.FRESH
 Resume = Sidecar | str | Path | Fresh
-Arrays = Mapping[str, tuple[Keys, Rows]]
+Arrays = Mapping[str, tuple[Keys | Texts, Rows]]
 
 
 class Delivery:
@@ -109,9 +111,9 @@ class Delivery:
         promote: tuple[str, ...] = PROMOTE,
         why: str = "",
     ) -> Manifest:
-        """Publishes the whole model: a checkpoint on disk, or per table int64[n] keys and float32[n, dim] rows, with the `dense`
-        tensors. A checkpoint without a sidecar, given or beside it, is marked now; `Refused` if rows were put since the last
-        mark, as nobody could say whether it has them. Arrays without one are what the trainer has now."""
+        """Publishes the whole model: a checkpoint on disk, or per table int64[n] keys, or n texts, and float32[n, dim] rows, with
+        the `dense` tensors. A checkpoint without a sidecar, given or beside it, is marked now; `Refused` if rows were put since
+        the last mark, as nobody could say whether it has them. Arrays without one are what the trainer has now."""
         placed = self._placed(checkpoint, sidecar, trained_through)
         with self._source(checkpoint, dense) as source:
             return snapshot.publish_snapshot(self._environment, source, sidecar=placed, promote=promote, why=why)

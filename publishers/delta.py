@@ -19,14 +19,17 @@ from penstock.pipeline.core.documents import DigestVector
 from penstock.pipeline.core.errors import NotFound, Refused
 from penstock.pipeline.core.history import History, table_layers
 from penstock.pipeline.core.manifest import Manifest, RunInfo, TableChange
+from penstock.pipeline.core.schema_change import TablePlan
 from penstock.pipeline.core.times import EventTime
 from penstock.pipeline.environment import Environment
 from penstock.slicer.comparison import compare
 from penstock.slicer.layers import Layers
-from penstock.slicer.row_source import ArraySource, RowSource
+from penstock.slicer.names import Names
+from penstock.slicer.row_source import ArraySource, Keys, RowSource
 from penstock.slicer.run_layout import TableLayout
 from penstock.slicer.slicing import slice_rows, slice_table
 
+from .carrying import carry
 from .commits import (
     PROMOTE,
     Collected,
@@ -37,9 +40,11 @@ from .commits import (
     dense_of,
     stated_digests,
 )
-from .offline import place
-from .picking import locate, take
-from .sources import Keys, Source, checked_tables
+from .key_runs import write_keys
+from .offline import committed_as, learned, place
+from .picking import locate, take, take_names
+from .schema_change import arranged, check_shapes, plan_source, tell
+from .sources import Source
 
 KEYS_BUDGET = 64 << 20
 ROWS_BUDGET = 64 << 20
@@ -52,6 +57,14 @@ class TouchedSince:
 
     runs: Mapping[str, Sequence[RunInfo]]
     whole: frozenset[str]
+
+    @property
+    def tables(self) -> frozenset[str]:
+        return self.whole | self.runs.keys()
+
+    def without(self, tables: frozenset[str]) -> TouchedSince:
+        """Of the other tables."""
+        return TouchedSince({name: runs for name, runs in self.runs.items() if name not in tables}, self.whole - tables)
 
 
 def publish_delta(
@@ -67,24 +80,40 @@ def publish_delta(
     """Commits the checkpoint's state as a difference to the newest version; returns the version that did so before, if one did.
 
     `touched` says which keys differ from the newest version, for a checkpoint without a sidecar of ours; "" stands for the only
-    table. `CommitConflict`: somebody else committed; run it again. `Refused`: a table is missing, or has another dim or codec
-    than at its birth, or holds what is not finite; or the checkpoint is older than the newest version."""
-    schemas, named = checked_tables(env, source), _named(source, touched)
+    table. `CommitConflict`: somebody else committed; run it again. `Refused`: a table has vanished, or has another dim or codec
+    than before, or holds what is not finite; or the checkpoint is older than the newest version."""
+    named = _named(source, source.touched() if source.partial and touched is None else touched)
     history = env.catalog.history()
-    placed = place(env, history, sidecar, trained_through, named)
+    if (committed := committed_as(history, learned(env, sidecar, trained_through)[0])) is not None:
+        return committed
+    plan = plan_source(env, source, history.newest)
+    check_shapes(plan)
+    source = arranged(source, plan)
+    keys = None if named is None else {plan.names[name]: found for name, found in named.items()}
+    placed = place(env, history, sidecar, trained_through, keys)
     if isinstance(placed, Manifest):
         return placed
     check_current(placed, history)
-    env.catalog.add_tables(schemas)
+    tell(plan, history.newest)
+    env.catalog.add_tables(plan.found)
     chain = history.chain(history.newest.version)
     since = touched_since(env, history.newest, placed)
-    if since.whole or not all(table_layers(chain, name) for name in schemas):
-        return commit_compared(env, source, placed, history, promote=promote, why=why)
-    return commit_picked(env, source, placed, since, history, promote=promote, why=why)
+    if source.partial:
+        _check_known(source, since.without(plan.others), history)
+    elif since.without(plan.others).whole or plan.appears or not all(table_layers(chain, name) for name in plan.found):
+        return commit_compared(env, source, placed, history, plan, promote=promote, why=why)
+    return commit_picked(env, source, placed, since, history, plan, promote=promote, why=why)
 
 
 def commit_compared(
-    env: Environment, source: Source, checkpoint: Checkpoint, history: History, *, promote: tuple[str, ...], why: str
+    env: Environment,
+    source: Source,
+    checkpoint: Checkpoint,
+    history: History,
+    plan: TablePlan,
+    *,
+    promote: tuple[str, ...],
+    why: str,
 ) -> Manifest:
     """The delta by comparing all of the checkpoint with the newest version; it states the digests of the state. All tables or
     none: where the log has brought rows that the checkpoint does not have, only those digests tell replicas."""
@@ -94,13 +123,16 @@ def commit_compared(
     changes, digests = {}, {}
     for name, table in source.tables.items():
         changes[name], digests[name] = _compared(env, table, TableLayout.of(env.schema, name), history, prefix)
+    carried = carry(env, history, checkpoint, plan, touched_since(env, base, checkpoint).tables, prefix)
     written = Written(
-        changes,
+        changes | carried.changes,
         dense_of(env, source, prefix, base, checkpoint),
         "compared",
-        digests=digests,
+        plan.shapes,
+        plan.retired,
+        digests=digests | carried.digests,
     )
-    return commit_checkpoint(env, checkpoint, base, written, kind="delta", upload=upload, promote=promote, why=why)
+    return commit_checkpoint(env, checkpoint, base, written, kind="delta", upload=upload, promote=promote, why=plan.reason(why))
 
 
 def commit_picked(
@@ -109,6 +141,7 @@ def commit_picked(
     checkpoint: Checkpoint,
     since: TouchedSince,
     history: History,
+    plan: TablePlan,
     *,
     promote: tuple[str, ...],
     why: str,
@@ -117,12 +150,18 @@ def commit_picked(
     base = history.newest
     upload = leases.open_upload(env.catalog, purpose=f"delta of state {checkpoint.state}", actor=env.actor(why))
     prefix = data_prefix(env, upload)
+    carried = carry(env, history, checkpoint, plan, since.tables, prefix)
+    runs = {name: [*found] for name, found in since.without(plan.others).runs.items()}
+    for name, keys in (source.touched() if source.partial else {}).items():
+        if len(keys):  # of a table that is new, or known to nobody but the checkpoint
+            runs.setdefault(name, []).append(write_keys(env.catalog.store, env.schema, name, keys, f"{prefix}/told-{name}"))
     changes = {
-        name: _picked(env, source.tables[name], TableLayout.of(env.schema, name), runs, prefix)
-        for name, runs in sorted(since.runs.items())
+        name: _picked(env, source, TableLayout.of(env.schema, name), found, history, prefix)
+        for name, found in sorted(runs.items())
     }
-    written = Written(changes, dense_of(env, source, prefix, base, checkpoint), "touched")
-    return commit_checkpoint(env, checkpoint, base, written, kind="delta", upload=upload, promote=promote, why=why)
+    dense = dense_of(env, source, prefix, base, checkpoint)
+    written = Written(changes | carried.changes, dense, "touched", plan.shapes, plan.retired)
+    return commit_checkpoint(env, checkpoint, base, written, kind="delta", upload=upload, promote=promote, why=plan.reason(why))
 
 
 def touched_since(env: Environment, base: Manifest, checkpoint: Checkpoint) -> TouchedSince:
@@ -167,23 +206,60 @@ def _compared(
     return change, DigestVector.of(found.state)
 
 
-def _picked(env: Environment, table: RowSource, layout: TableLayout, runs: Sequence[RunInfo], prefix: str) -> TableChange:
-    found, store = Collected(layout.buckets), env.catalog.store
+def _picked(
+    env: Environment, source: Source, layout: TableLayout, runs: Sequence[RunInfo], history: History, prefix: str
+) -> TableChange:
+    found, store, table = Collected(layout.buckets), env.catalog.store, _table(source, layout)
     step = max(1, ROWS_BUDGET // (4 * table.dim))
-    with Layers.open(store, layout, [runs]) as layers:
+    chain = [] if table.names(0, 0) is None else table_layers(history.chain(history.newest.version), layout.table)
+    with Layers.open(store, layout, [runs]) as layers, Layers.open(store, layout, chain) as base:
+        base_names = Names(base)
         for stretch in layers.stretches(range(layout.buckets), bytes_a_row=32, budget=KEYS_BUDGET):
             keys = np.unique(np.concatenate(stretch.keys()))
             positions = locate(table, keys, layout.table)
+            if source.partial:
+                _check_told(source, keys[positions < 0], layout.table)
             gone = slice_rows(
                 np.empty(0, np.int64), np.empty((0, layout.width), np.uint8), keys[positions < 0],
                 layout, store, prefix, number=len(found.runs),
             )  # fmt: skip
             found.add(gone.runs, gone.interval)
             for some in _steps(positions, step):
-                rows = ArraySource(take(table, positions[some]), keys[some])
+                names = take_names(table, positions[some])
+                if names is not None:
+                    base_names.check(keys[some], names)
+                rows = ArraySource(take(table, positions[some]), keys[some], names)
                 sliced = slice_table(rows, layout, store, f"{prefix}/{len(found.runs)}")
                 found.add(sliced.runs, sliced.digests)
     return found.change()
+
+
+def _table(source: Source, layout: TableLayout) -> RowSource:
+    """The table in the source; empty where a partial checkpoint says nothing of it."""
+    return source.tables.get(layout.table) or ArraySource(np.empty((0, layout.dim), np.float32), np.empty(0, np.int64))
+
+
+def _check_known(source: Source, since: TouchedSince, history: History) -> None:
+    """`Refused` unless a partial checkpoint can be a difference to the newest version."""
+    if history.newest.kind == "birth":
+        source.check_whole()
+    if unknown := sorted(since.whole):
+        raise Refused(
+            f"{source.name} holds only the rows that changed, and it is not known which keys of table {unknown[0]} were touched "
+            f"since version {history.newest.version}",
+            hint="publish a whole checkpoint first",
+        )
+
+
+def _check_told(source: Source, missing: Keys, table: str) -> None:
+    """`Refused` names a touched key that a partial checkpoint neither has nor says is gone."""
+    untold = np.setdiff1d(missing, source.deleted.get(table, np.empty(0, np.int64)))
+    if len(untold):
+        raise Refused(
+            f"{source.name} holds only the rows that changed: key {untold[0]} of table {table} was touched since the newest "
+            "version, and it says nothing of it",
+            hint="publish a whole checkpoint",
+        )
 
 
 def _steps(positions: NDArray[np.int64], step: int) -> list[NDArray[np.int64]]:

@@ -15,6 +15,7 @@ from typing import IO, Literal
 
 import msgspec
 import numpy as np
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from penstock.pipeline.config import TableConfig
@@ -23,16 +24,19 @@ from penstock.pipeline.core.codecs import codec
 from penstock.pipeline.core.errors import InvalidInput, Refused
 from penstock.pipeline.core.history import table_layers
 from penstock.pipeline.core.manifest import Manifest
+from penstock.pipeline.core.spelling import shown
 from penstock.pipeline.core.times import format_time
 from penstock.pipeline.environment import Environment
 from penstock.slicer.dense import read_dense
 from penstock.slicer.export import replaced, write_parquet
 from penstock.slicer.layers import Layers
+from penstock.slicer.names import Names
 from penstock.slicer.run_layout import TableLayout
 from penstock.slicer.sidecar import sidecar_path
 
 Format = Literal["npz", "safetensors"]
 Arrays = dict[str, NDArray[np.generic]]
+NAMES_AT_ONCE = 1 << 18
 SPARSE = 4
 """A table whose keys are row numbers is refused as a tensor when its highest key is beyond this many times its rows."""
 _SAFETENSORS = {
@@ -43,17 +47,19 @@ _SAFETENSORS = {
 
 @contextmanager
 def opened_table(env: Environment, version: Manifest, table: str) -> Iterator[Layers]:
-    """One table of a trunk version, ready to be streamed."""
-    layout = TableLayout.of(env.schema, table)
-    runs = table_layers(env.catalog.history().chain(version.version), table)
+    """One table of a trunk version, ready to be streamed: the generation that the version has."""
+    layout = TableLayout.of(env.schema, version.generation(table))
+    runs = table_layers(env.catalog.history().chain(version.version), layout.table)
     with Layers.open(env.catalog.store, layout, runs) as layers:
         yield layers
 
 
 def export_table(env: Environment, version: Manifest, table: str, output: Path) -> int:
-    """Writes columns `key` int64 and `row` fixed_size_list<float>[dim] as parquet, by bucket; returns the rows."""
+    """Writes columns `key` int64 and `row` fixed_size_list<float>[dim] as parquet, by bucket, and `name` between them where keys
+    are strings; returns the rows."""
     with opened_table(env, version, table) as layers:
-        return write_parquet(output, layers.layout, layers.merged())
+        names_of = Names(layers).of_keys if env.schema.table(layers.layout.table).keys == "string" else None
+        return write_parquet(output, layers.layout, layers.merged(), names_of=names_of)
 
 
 def export_checkpoint(env: Environment, version: Manifest, output: Path, file_format: Format, *, step: int = 0) -> dict[str, int]:
@@ -61,14 +67,16 @@ def export_checkpoint(env: Environment, version: Manifest, output: Path, file_fo
     beside it; returns rows per table.
 
     Memory: the dense slice, and the keys of one table; rows lie in files next to `output` meanwhile. `Refused` for a table of
-    row numbers with keys that are negative or far apart."""
+    row numbers with keys that are negative or far apart, and for keys that are strings where one is not known, or not npz."""
     if file_format not in ("npz", "safetensors"):
         raise InvalidInput(f"format {file_format!r}: npz or safetensors")
     output.parent.mkdir(parents=True, exist_ok=True)
     arrays: Arrays = {} if version.dense is None else dict(read_dense(env.catalog.store, version.dense))
     counts, sidecar = {}, sidecar_path(output)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as scratch:
-        for number, table in enumerate(sorted(env.schema.tables)):
+        for number, table in enumerate(name for name in env.schema.names() if name not in version.retired):
+            if env.schema.table(version.generation(table)).keys == "string" and file_format != "npz":
+                raise Refused(f"table {table}: its keys are strings, which {file_format} does not have", hint="say --format npz")
             counts[table] = _gather(env, version, table, Path(scratch) / str(number), arrays)
         # A sidecar must never stand beside a checkpoint that is not its own.
         sidecar.unlink(missing_ok=True)
@@ -89,23 +97,55 @@ def sidecar_of_version(env: Environment, version: Manifest, *, step: int = 0) ->
 
 def _gather(env: Environment, version: Manifest, table: str, scratch: Path, arrays: Arrays) -> int:
     """Adds the tensors of a table to `arrays`, its rows as a file at `scratch`; returns how many it has."""
-    settings = env.model.tables.get(table, TableConfig(keys=f"{table}/keys", rows=f"{table}/rows"))
+    numbered, key_name, row_name = _tensors(env.model.tables.get(table), table)
     with opened_table(env, version, table) as layers:
         dim, decode = layers.layout.dim, codec(layers.layout.codec).decode
         keys = np.sort(np.concatenate([np.empty(0, np.int64), *layers.merged_keys()]))
-        count = len(keys) if settings.tensor is None else _numbered_rows(keys, table)
+        count = _numbered_rows(keys, table) if numbered else len(keys)
         rows: NDArray[np.float32] = np.zeros((0, dim), np.float32)
         if count:
             rows = np.memmap(scratch, np.float32, "w+", shape=(count, dim))
         for some, data in layers.merged():
-            rows[np.searchsorted(keys, some) if settings.tensor is None else some] = decode(data, dim)
-    if settings.tensor is not None:
-        arrays[settings.tensor] = rows
-    else:
-        assert settings.keys is not None
-        assert settings.rows is not None
-        arrays[settings.keys], arrays[settings.rows] = keys, rows
+            rows[some if numbered else np.searchsorted(keys, some)] = decode(data, dim)
+        if env.schema.table(layers.layout.table).keys == "string":
+            arrays[key_name] = _texts(Names(layers), keys, scratch.with_name(f"{scratch.name}-keys"), table)
+        elif not numbered:
+            arrays[key_name] = keys
+    arrays[row_name] = rows
     return len(keys)
+
+
+def _texts(names: Names, keys: NDArray[np.int64], scratch: Path, table: str) -> NDArray[np.bytes_]:
+    """bytes[n] of a fixed width, in a file at `scratch`: the texts that `keys` stand for."""
+    found = names.of_keys(keys)
+    if found.null_count:
+        key = keys[found.is_null().to_numpy(zero_copy_only=False)][0]
+        raise Refused(
+            f"table {table}: it is not known which string key {key} stands for ({found.null_count} are not)",
+            hint="the log alone has brought it; publish a checkpoint of the trainer, which has its keys",
+        )
+    if not len(keys):
+        return np.empty(0, "S1")
+    lengths = pc.binary_length(found).to_numpy()
+    texts = np.memmap(scratch, f"S{max(1, lengths.max())}", "w+", shape=(len(keys),))
+    for low in range(0, len(keys), NAMES_AT_ONCE):
+        texts[low : low + NAMES_AT_ONCE] = found[low : low + NAMES_AT_ONCE].to_numpy(zero_copy_only=False)
+    if len(cut := np.flatnonzero(np.strings.str_len(texts) != lengths)):
+        raise Refused(f"table {table}: {shown(found[int(cut[0])].as_py())!r} ends with a zero byte, which npz does not keep")
+    return texts
+
+
+def _tensors(settings: TableConfig | None, table: str) -> tuple[bool, str, str]:
+    """Whether row numbers are the keys, and the tensors that the keys and the rows are exported as: those that the table was read
+    from, where it is one of each; what was in parts, or had its keys elsewhere, is exported whole."""
+    keys, rows = f"{table}/keys", f"{table}/rows"
+    if settings is None:
+        return False, keys, rows
+    if settings.tensor is None:
+        one = isinstance(settings.keys, str) and isinstance(settings.rows, str) and "*" not in settings.keys + settings.rows
+        return False, *((str(settings.keys), str(settings.rows)) if one else (keys, rows))
+    plain = isinstance(settings.tensor, str) and "*" not in settings.tensor
+    return settings.vocabulary is None, keys, str(settings.tensor) if plain else rows
 
 
 def _numbered_rows(keys: NDArray[np.int64], table: str) -> int:

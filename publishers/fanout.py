@@ -17,8 +17,10 @@ from penstock.pipeline.core.coordination import Upload
 from penstock.pipeline.core.documents import FORMAT, DigestVector, Document, decode, encode
 from penstock.pipeline.core.errors import CommitConflict, InvalidInput, NotFound, Refused
 from penstock.pipeline.core.history import History, table_layers
+from penstock.pipeline.core.ids import State
 from penstock.pipeline.core.manifest import DenseInfo, Manifest, RunInfo, TableChange, TableFull
 from penstock.pipeline.core.schema import TableSchema
+from penstock.pipeline.core.schema_change import TablePlan
 from penstock.pipeline.core.times import EventTime
 from penstock.pipeline.environment import Environment
 from penstock.pipeline.ports.settling import put_settled
@@ -28,6 +30,7 @@ from penstock.slicer.row_source import RowSource
 from penstock.slicer.run_layout import TableLayout
 from penstock.slicer.slicing import check_distinct, slice_table
 
+from .carrying import carry
 from .commits import (
     PROMOTE,
     Collected,
@@ -39,10 +42,12 @@ from .commits import (
     register_whole,
     whole_state,
 )
+from .delta import touched_since
 from .differing import difference
-from .offline import learned, place
-from .snapshot import commit_first
-from .sources import Source, checked_tables
+from .offline import committed_as, learned, place
+from .schema_change import arranged, plan_found, plan_source, tell
+from .snapshot import commit_first, merged_others
+from .sources import Source
 
 
 class TablePart(Document, frozen=True, kw_only=True):
@@ -95,16 +100,19 @@ def publish_part(
     that was of another checkpoint; `Expired` when retention gave the run up; other errors as of `publish_snapshot`."""
     if not 1 <= part <= of:
         raise InvalidInput(f"part {part} of {of}")
-    schemas = checked_tables(env, source)
+    source.check_whole()
     state, through = learned(env, sidecar, trained_through)
     history = env.catalog.history()
-    if state is not None and history.of_state(state) is None:
+    committed = None if state is None else history.of_state(state)
+    plan = plan_source(env, source, committed or history.newest)
+    source = arranged(source, plan)
+    if state is not None and committed is None:
         check_current(marked_checkpoint(env.catalog, state), history)
-    env.catalog.add_tables(schemas)
+    env.catalog.add_tables(plan.found)
     upload = leases.join_upload(env.catalog, run, purpose=f"parts of run {run}", actor=env.actor(f"part {part} of {of}"))
     planned = PartDocument(
         run=run, part=part, of=of, state="" if state is None else str(state), trained_through=through,
-        tables={name: _planned(table, schemas[name], part, of, env.schema.buckets) for name, table in source.tables.items()},
+        tables={name: _planned(table, plan.found[name], part, of, env.schema.buckets) for name, table in source.tables.items()},
     )  # fmt: skip
     if (found := _read(env, upload, part)) is not None:
         return _same(found, planned)
@@ -129,16 +137,19 @@ def commit_parts(env: Environment, *, run: str, promote: tuple[str, ...] = PROMO
             return version
     upload = _upload(env, run)
     joined = _joined(env, upload)
-    delta = next((m for m in history.trunk if m.upload == run), None)
-    of = joined.place(env, history) if delta is None else delta
+    committed = next((m for m in history.trunk if m.upload == run), None) or committed_as(history, joined.state)
+    plan = plan_found(env, f"run {run}", committed or history.newest, joined.schemas)
+    of = committed or joined.place(env, history)
     if isinstance(of, Checkpoint):
         check_current(of, history)
-        if history.newest.kind == "birth":
+        tell(plan, history.newest)
+        if history.newest.kind == "birth" and not plan.others:
             return commit_first(env, of, joined.full, joined.dense, history, upload, promote=promote, why=why)
-        of = _commit_difference(env, of, joined, history, upload, promote=promote, why=why)
+        of = _commit_difference(env, of, joined, history, plan, upload, promote=promote, why=why)
     if (whole := whole_state(env.catalog.history(), of)) is not None:
         return whole
-    return register_whole(env, of, joined.full, upload, kind="snapshot", why=why)
+    full = joined.full | merged_others(env, of, joined.full, upload)
+    return register_whole(env, of, full, upload, kind="snapshot", why=why)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +162,15 @@ class _Joined:
     @property
     def dense(self) -> DenseInfo | None:
         return self.first.dense
+
+    @property
+    def schemas(self) -> dict[str, TableSchema]:
+        """By the names of the tables, whatever their generations."""
+        return {part.schema.generation_of or name: part.schema for name, part in self.first.tables.items()}
+
+    @property
+    def state(self) -> State | None:
+        return State.parse(self.first.state) if self.first.state else None
 
     def place(self, env: Environment, history: History) -> Checkpoint | Manifest:
         return place(env, history, Sidecar(state=self.first.state), self.first.trained_through)
@@ -230,6 +250,7 @@ def _commit_difference(
     checkpoint: Checkpoint,
     joined: _Joined,
     history: History,
+    plan: TablePlan,
     upload: Upload,
     *,
     promote: tuple[str, ...],
@@ -239,11 +260,14 @@ def _commit_difference(
     for name, full in joined.full.items():
         changes[name] = _difference(env, TableLayout.of(env.schema, name), history, full, data_prefix(env, upload))
     digests = {name: full.state for name, full in joined.full.items()}
+    prefix = f"{data_prefix(env, upload)}/others-{env.catalog.new_id()}"
+    carried = carry(env, history, checkpoint, plan, touched_since(env, base, checkpoint).tables, prefix)
     # Another version may have brought the same slice since part 1 was written.
     same = joined.dense is None or (base.dense is not None and joined.dense.digest == base.dense.digest)
     dense = base.dense if same else joined.dense
-    written = Written(changes, dense, "compared", digests=digests)
-    return commit_checkpoint(env, checkpoint, base, written, kind="delta", upload=upload, promote=promote, why=why)
+    changes, digests = changes | carried.changes, digests | carried.digests
+    written = Written(changes, dense, "compared", plan.shapes, plan.retired, digests=digests)
+    return commit_checkpoint(env, checkpoint, base, written, kind="delta", upload=upload, promote=promote, why=plan.reason(why))
 
 
 def _difference(env: Environment, layout: TableLayout, history: History, full: TableFull, prefix: str) -> TableChange:

@@ -6,24 +6,25 @@ have them, and the next one would not know that it owes them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from penstock.pipeline.catalog import leases
 from penstock.pipeline.catalog.checkpoints import checkpoints_between, last_marker, read_checkpoint
-from penstock.pipeline.catalog.replay import record_name, replay_live
+from penstock.pipeline.catalog.replay import record_name
 from penstock.pipeline.core.checkpoint import Checkpoint
 from penstock.pipeline.core.dense import DenseFold
 from penstock.pipeline.core.errors import NotFound, Refused
-from penstock.pipeline.core.history import Entry, History, effective
+from penstock.pipeline.core.history import History
 from penstock.pipeline.core.ids import Marker, Partition
 from penstock.pipeline.core.manifest import Manifest
 from penstock.pipeline.core.records import RecordKind
+from penstock.pipeline.core.schema_change import TablePlan
 from penstock.pipeline.environment import Environment
 from penstock.slicer.fold import Fold
 from penstock.slicer.run_layout import TableLayout
 from penstock.slicer.slicing import slice_rows
 
+from .carrying import carry, entries_since
 from .commits import PROMOTE, Collected, Written, commit_checkpoint, data_prefix
+from .schema_change import plan_log, tell
 
 WRITE_AT_BYTES = 256 << 20
 """Partitions share no keys, so what was read of some is written before the next once it is more than this."""
@@ -37,10 +38,12 @@ def publish_delta_from_log(env: Environment, *, promote: tuple[str, ...] = PROMO
     checkpoint = _newest_checkpoint(env, base)
     if checkpoint is None:
         return base
-    _check_sent(env, base, checkpoint)
+    touched = _check_sent(env, base, checkpoint)
+    plan = plan_log(env, base)
+    tell(plan, base)
     upload = leases.open_upload(env.catalog, purpose=f"delta of state {checkpoint.state} from the log", actor=env.actor(why))
-    written = _folded(env, history, checkpoint, data_prefix(env, upload))
-    return commit_checkpoint(env, checkpoint, base, written, kind="delta", upload=upload, promote=promote, why=why)
+    written = _folded(env, history, checkpoint, plan, touched, data_prefix(env, upload))
+    return commit_checkpoint(env, checkpoint, base, written, kind="delta", upload=upload, promote=promote, why=plan.reason(why))
 
 
 def _newest_checkpoint(env: Environment, base: Manifest) -> Checkpoint | None:
@@ -54,19 +57,25 @@ def _newest_checkpoint(env: Environment, base: Manifest) -> Checkpoint | None:
     return None
 
 
-def _check_sent(env: Environment, base: Manifest, checkpoint: Checkpoint) -> None:
-    """Checkpoints that a resume gave up count as well: another publisher may still owe what it did not send for them."""
+def _check_sent(env: Environment, base: Manifest, checkpoint: Checkpoint) -> set[str]:
+    """The tables that were touched since the base. Checkpoints that a resume gave up count as well: another publisher may still
+    owe what it did not send for them."""
+    tables: set[str] = set()
     for found in checkpoints_between(env.catalog, base.state, checkpoint.state):
         for publisher, touched in found.touched.items():
+            tables |= set(touched.keys)
             if touched.unsent or touched.whole:
                 owed = f"{touched.unsent} rows" if touched.unsent else f"tables {', '.join(touched.whole)}"
                 raise Refused(
                     f"checkpoint {found.state}: {publisher} did not send {owed} over the log",
                     hint="publish the delta from the trainer's checkpoint: `penstock publish delta PATH`",
                 )
+    return tables
 
 
-def _folded(env: Environment, history: History, checkpoint: Checkpoint, prefix: str) -> Written:
+def _folded(
+    env: Environment, history: History, checkpoint: Checkpoint, plan: TablePlan, touched: set[str], prefix: str
+) -> Written:
     """What the log holds between the newest version and the checkpoint, partition by partition."""
     schema, base = env.catalog.reload_schema(), history.newest
     changes: dict[str, Collected] = {}
@@ -81,9 +90,9 @@ def _folded(env: Environment, history: History, checkpoint: Checkpoint, prefix: 
         folds.clear()
 
     for p in range(schema.partitions):
-        for offset, record, *_ in _entries(env, history, checkpoint, Partition(p)):
+        for offset, record, *_ in entries_since(env, history, checkpoint, Partition(p)):
             name = record_name(env.log, Partition(p), offset)
-            if record.kind == RecordKind.ROWS:
+            if record.kind == RecordKind.ROWS and record.table not in plan.others:
                 fold = folds.setdefault(record.table, Fold(schema.table(record.table).width))
                 fold.add(record.put_keys, record.rows, record.tombstones, name=name)
                 held += record.rows.nbytes + record.keys.nbytes
@@ -93,12 +102,6 @@ def _folded(env: Environment, history: History, checkpoint: Checkpoint, prefix: 
             write()
             held = 0
     write()
-    return Written({name: found.change() for name, found in changes.items()}, dense.newest() or base.dense, "log")
-
-
-def _entries(env: Environment, history: History, checkpoint: Checkpoint, partition: Partition) -> Iterator[Entry]:
-    base = history.newest
-    assert checkpoint.positions is not None
-    position, end = base.positions.partitions[partition], checkpoint.positions.partitions[partition].offset
-    live = replay_live(env.log, env.schema, history, partition, position.offset, base.timeline, end)
-    return effective(live, position.readers, base.timeline)
+    carried = carry(env, history, checkpoint, plan, touched, prefix)
+    written = {name: found.change() for name, found in changes.items()} | carried.changes
+    return Written(written, dense.newest() or base.dense, "log", plan.shapes, plan.retired)

@@ -19,13 +19,13 @@ from penstock.pipeline.core.manifest import Manifest
 from penstock.pipeline.core.records import RecordKind
 from penstock.pipeline.core.times import EventTime, format_time
 from penstock.pipeline.environment import Environment
+from penstock.slicer.row_source import Keys
 
 from .judgement import standing
 from .key_runs import write_keys
 from .marking import OFFLINE, send_markers, touched_folder
 from .sending import Sender
 from .settings import RealtimeSettings
-from .sources import Keys
 
 
 def learned(
@@ -49,6 +49,14 @@ def learned(
     return state, through
 
 
+def committed_as(history: History, state: State | None) -> Manifest | None:
+    """The version that was committed of a state, if one was; `NotResumable` when a rollback has taken it back."""
+    committed = None if state is None else history.of_state(state)
+    if committed is not None and committed not in history.lineage(history.newest.version):
+        raise NotResumable(f"state {state} was committed as version {committed.version}, which a rollback has taken back")
+    return committed
+
+
 def place(
     env: Environment,
     history: History,
@@ -64,9 +72,7 @@ def place(
     if state is None:
         assert through is not None
         return _marked_now(env, history, through, touched)
-    if (committed := history.of_state(state)) is not None:
-        if committed not in history.lineage(history.newest.version):
-            raise NotResumable(f"state {state} was committed as version {committed.version}, which a rollback has taken back")
+    if (committed := committed_as(history, state)) is not None:
         return committed
     checkpoint = marked_checkpoint(env.catalog, state)
     if through is not None and through > checkpoint.trained_through:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from penstock.pipeline.core.errors import Refused
-from penstock.slicer.row_source import RowSource
-
-from .sources import Keys, Rows
+from penstock.slicer.names import same_hash
+from penstock.slicer.row_source import Keys, Rows, RowSource
 
 WINDOW_ROWS = 4096
 """The rows wanted of one window are read in one piece, from the first to the last."""
@@ -34,9 +34,18 @@ def locate(source: RowSource, wanted: Keys, table: str) -> NDArray[np.int64]:
         found = np.flatnonzero(behind > first)
         twice = found[(behind[found] > first[found] + 1) | (positions[found] >= 0)]
         if len(twice):
-            raise Refused(f"table {table}: key {wanted[twice[0]]} is there twice")
+            at = int(twice[0])
+            places = [*positions[at : at + 1][positions[at : at + 1] >= 0], *(start + order[first[at] : behind[at]])]
+            raise _there_twice(source, int(wanted[at]), places, table)
         positions[found] = start + order[first[found]]
     return positions
+
+
+def _there_twice(source: RowSource, key: int, places: list[int], table: str) -> Refused:
+    names = [name for at in map(int, places) if (name := source.names(at, at + 1)) is not None]
+    if not names:
+        return Refused(f"table {table}: key {key} is there twice")
+    return same_hash(table, key, (name[0].as_py() for name in names))
 
 
 def take(source: RowSource, positions: NDArray[np.int64]) -> Rows:
@@ -51,3 +60,17 @@ def take(source: RowSource, positions: NDArray[np.int64]) -> Rows:
         piece = source.read(first, buffer[: int(positions[high - 1]) + 1 - first])
         out[low:high] = piece[positions[low:high] - first]
     return out
+
+
+def take_names(source: RowSource, positions: NDArray[np.int64]) -> pa.LargeBinaryArray | None:
+    """The texts of the keys at `positions` (int64[n], rising); None where keys are numbers."""
+    if source.names(0, 0) is None:
+        return None
+    parts = [pa.array([], pa.large_binary())]
+    starts = np.flatnonzero(np.diff(positions // WINDOW_ROWS, prepend=-1))
+    for low, high in zip(starts, np.append(starts[1:], len(positions)), strict=True):
+        first = int(positions[low])
+        piece = source.names(first, int(positions[high - 1]) + 1)
+        assert piece is not None
+        parts.append(piece.take(pa.array(positions[low:high] - first)))
+    return pa.concat_arrays(parts)

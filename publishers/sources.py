@@ -2,54 +2,26 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from penstock.pipeline.config import ModelConfig, TableConfig
+from penstock.pipeline.config import ModelConfig
 from penstock.pipeline.core.errors import InvalidInput, NotFound, Refused, Unsupported
-from penstock.pipeline.core.schema import TableSchema, check_same
+from penstock.pipeline.core.schema import TableSchema
+from penstock.pipeline.core.text_keys import Texts, hash_texts, texts_of
 from penstock.pipeline.environment import Environment
 from penstock.slicer.readers import Checkpoint, open_checkpoint
-from penstock.slicer.readers.elements import BITS_ONLY, widened
-from penstock.slicer.row_source import ArraySource, RowSource
+from penstock.slicer.readers.tensors.elements import BITS_ONLY, widened
+from penstock.slicer.row_source import ArraySource, Keys, Rows, RowSource
 
 from .births import schema_at_birth
-
-Keys = NDArray[np.int64]
-Rows = NDArray[np.float32]
-FLOATS = ("float16", "bfloat16", "float32", "float64")
-
-
-@dataclass(frozen=True, slots=True)
-class TensorSource:
-    """A table in a checkpoint: a tensor of rows, and one of keys unless the row numbers are the keys. A `RowSource`."""
-
-    checkpoint: Checkpoint
-    name: str
-    key_name: str | None
-    rows: int
-    dim: int
-    dtype: str
-
-    def keys(self, start: int, stop: int) -> Keys | None:
-        if self.key_name is None:
-            return None
-        return np.ascontiguousarray(self.checkpoint.rows(self.key_name, start, stop), np.int64)
-
-    def read(self, start: int, out: Rows) -> Rows:
-        if self.dtype == "float32":
-            return self.checkpoint.rows(self.name, start, start + len(out))
-        self.checkpoint.read_rows_into(self.name, start, out)
-        return out
+from .table_reading import Reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +33,30 @@ class Source:
     dense: Mapping[str, NDArray[np.generic]]
     path: Path | None = None
     """Where it lies, if it does."""
+    partial: bool = False
+    """Whether the tables hold only what changed, and those that did not change are not there."""
+    deleted: Mapping[str, Keys] = field(default_factory=dict)
+    """Keys (int64[n], sorted) that a partial checkpoint says are gone, by table."""
+
+    def touched(self) -> dict[str, Keys]:
+        """Every key that a partial checkpoint says something of: int64[n] by table, sorted. `Refused` for one that it both has
+        and says is gone."""
+        found = {}
+        for name, table in self.tables.items():
+            keys, gone = table.keys(0, table.rows), self.deleted.get(name, np.empty(0, np.int64))
+            assert keys is not None
+            if len(both := np.intersect1d(keys, gone)):
+                raise Refused(f"{self.name}: key {both[0]} of table {name} has a row, and is said to be deleted")
+            found[name] = np.union1d(keys, gone)
+        return found
+
+    def check_whole(self) -> None:
+        """`Refused`: a partial checkpoint is no state."""
+        if self.partial:
+            raise Refused(
+                f"{self.name} holds only the rows that changed, which make a delta and no snapshot",
+                hint="`penstock publish delta` takes it",
+            )
 
 
 @contextmanager
@@ -70,58 +66,43 @@ def checkpoint_source(path: Path, model: ModelConfig) -> Iterator[Source]:
     if not model.tables:
         raise InvalidInput("the config declares no tables for this model", hint=f"`penstock inspect {path}` proposes them")
     with open_checkpoint(path) as checkpoint:
-        tables = {name: _table(checkpoint, path, name, settings) for name, settings in model.tables.items()}
-        used = {tensor for settings in model.tables.values() for tensor in (settings.tensor, settings.keys, settings.rows)}
-        dense = {name: _dense(checkpoint, name) for name in _dense_names(checkpoint, path, model, used)}
-        yield Source(str(path), tables, dense, path)
+        read = Reading(checkpoint, path)
+        tables = {}
+        for name, settings in model.tables.items():
+            if settings.retired:
+                read.pass_over(settings)
+            elif (found := read.table(name, settings)) is not None:
+                tables[name] = found
+        if checkpoint.partial and not tables:
+            raise NotFound(f"{path} has rows of none of the tables {', '.join(model.tables)}", hint=read.hint)
+        deleted = {name: read.deleted(name, model.tables[name]) for name in tables if checkpoint.partial}
+        dense = {name: _dense(checkpoint, name) for name in _dense_names(checkpoint, path, model, read.used)}
+        yield Source(str(path), tables, dense, path, checkpoint.partial, deleted)
 
 
-def array_source(tables: Mapping[str, tuple[Keys, Rows]], dense: Mapping[str, NDArray[np.generic]], model: ModelConfig) -> Source:
-    """A checkpoint in memory: per table int64[n] keys and float32[n, dim] rows. Here a table may be empty."""
+def array_source(
+    tables: Mapping[str, tuple[Keys | Texts, Rows]], dense: Mapping[str, NDArray[np.generic]], model: ModelConfig
+) -> Source:
+    """A checkpoint in memory: per table int64[n] keys, or n texts, and float32[n, dim] rows. Here a table may be empty."""
     found = {}
-    for name, (keys, rows) in tables.items():
+    for name, (given, rows) in tables.items():
+        is_number = isinstance(given, np.ndarray) and given.dtype.kind in "iu"
+        names = None if is_number else texts_of(given)
+        keys = np.asarray(given) if names is None else hash_texts(names)
         if keys.ndim != 1 or rows.ndim != 2 or len(keys) != len(rows):
             raise Refused(f"table {name}: keys of shape {keys.shape} and rows of shape {rows.shape} do not belong together")
         if model.tables and name not in model.tables:
             raise NotFound(f"the config declares no table {name!r}, but {', '.join(sorted(model.tables))}")
-        found[name] = ArraySource(np.ascontiguousarray(rows, np.float32), np.ascontiguousarray(keys, np.int64))
+        found[name] = ArraySource(np.ascontiguousarray(rows, np.float32), np.ascontiguousarray(keys, np.int64), names)
     return Source("the arrays given", found, dense)
 
 
-def checked_tables(env: Environment, source: Source) -> dict[str, TableSchema]:
-    """What the source's tables are, or will be born as. `Refused`: one has another dim or codec than at its birth, or one
-    that the model has is missing: its rows would stay for ever."""
-    known = env.catalog.reload_schema().tables
-    if missing := sorted(set(known) - set(source.tables)):
-        raise Refused(
-            f"{source.name} has no table {', '.join(missing)}, which model {env.catalog.model} has",
-            hint="is [models.*.tables] complete? A table cannot go while a model lives",
-        )
-    schemas = {name: schema_at_birth(env, name, dim=table.dim) for name, table in source.tables.items()}
-    for name in known:
-        check_same(name, known[name], schemas[name])
-    return schemas
-
-
-def _table(checkpoint: Checkpoint, path: Path, table: str, settings: TableConfig) -> TensorSource:
-    name, key_name = (settings.tensor, None) if settings.tensor is not None else (settings.rows, settings.keys)
-    assert name is not None
-    infos = {info.name: info for info in checkpoint.tensors}
-    for wanted in (name, key_name):
-        if wanted is not None and wanted not in infos:
-            close = difflib.get_close_matches(wanted, infos, 3)
-            hint = f"close: {', '.join(close)}" if close else f"`penstock inspect {path}` lists what it has"
-            raise NotFound(f"{path} has no tensor {wanted!r}, which the config names for table {table}", hint=hint)
-    shape, dtype = infos[name].shape, infos[name].dtype
-    if len(shape) != 2 or dtype not in FLOATS:
-        raise Refused(f"{path}: tensor {name} of table {table} is {dtype}{list(shape)}, rows are floats in two dimensions")
-    if shape[0] == 0:
-        raise Refused(f"{path}: table {table} is empty", hint="was the checkpoint written before the table was filled?")
-    if key_name is not None:
-        keys = infos[key_name]
-        if keys.shape != shape[:1] or not keys.dtype.startswith(("int", "uint")):
-            raise Refused(f"{path}: keys {key_name} are {keys.dtype}{list(keys.shape)}, table {table} has {shape[0]} rows")
-    return TensorSource(checkpoint, name, key_name, shape[0], shape[1], dtype)
+def born_as(env: Environment, source: Source) -> dict[str, TableSchema]:
+    """What the source's tables are, or will be born as; errors as of `schema_at_birth`."""
+    return {
+        name: schema_at_birth(env, name, dim=table.dim, keys="int64" if table.names(0, 0) is None else "string")
+        for name, table in source.tables.items()
+    }
 
 
 def _dense(checkpoint: Checkpoint, name: str) -> NDArray[np.generic]:
@@ -132,48 +113,17 @@ def _dense(checkpoint: Checkpoint, name: str) -> NDArray[np.generic]:
     return widened(values) if dtype == "bfloat16" else values
 
 
-def _dense_names(checkpoint: Checkpoint, path: Path, model: ModelConfig, used: set[str | None]) -> list[str]:
+def _dense_names(checkpoint: Checkpoint, path: Path, model: ModelConfig, used: set[str]) -> list[str]:
     left = [info for info in checkpoint.tensors if info.name not in used]
     if model.dense is None:
-        return [info.name for info in left if info.role == "dense"]
+        # Of a partial checkpoint only the config can say whether its dense tensors are all that there are.
+        return [info.name for info in left if info.role == "dense" and not checkpoint.partial]
     found = {pattern: [info.name for info in left if fnmatch.fnmatchcase(info.name, pattern)] for pattern in model.dense}
     for pattern, names in found.items():
         if not names:
+            if checkpoint.partial:
+                return []
             raise NotFound(
                 f"{path} has no tensor for the dense pattern {pattern!r}", hint=f"`penstock inspect {path}` lists what it has"
             )
     return sorted({name for names in found.values() for name in names})
-
-
-def read_touched(path: Path) -> dict[str, Keys]:
-    """int64[n] keys of each table of a file, sorted, each once: an .npz with an array a table, a parquet file with columns `key`
-    and `table`, or either kind without names, where there is one table ("")."""
-    try:
-        loaded = _parquet(path) if path.suffix == ".parquet" else _numpy(path)
-    except FileNotFoundError:
-        raise NotFound(f"no file {path}") from None
-    except (ValueError, OSError, pa.ArrowException) as error:
-        raise Refused(
-            f"{path} is no file of touched keys: {error}",
-            hint="an .npz with an array a table, an .npy, or a parquet file with columns `key` and `table`",
-        ) from None
-    for table, keys in loaded.items():
-        if keys.ndim != 1 or not np.issubdtype(keys.dtype, np.integer):
-            raise Refused(f"{path}: keys of table {table!r} are {keys.dtype}{list(keys.shape)}, not integers in one dimension")
-    return {table: np.unique(keys.astype(np.int64)) for table, keys in loaded.items()}
-
-
-def _numpy(path: Path) -> dict[str, NDArray[np.generic]]:
-    loaded = np.load(path, allow_pickle=False)
-    return {"": loaded} if isinstance(loaded, np.ndarray) else dict(loaded.items())
-
-
-def _parquet(path: Path) -> dict[str, NDArray[np.generic]]:
-    read = pq.read_table(path)
-    if "key" not in read.column_names:
-        raise ValueError("it has no column `key`")
-    keys = read["key"].to_numpy()
-    if "table" not in read.column_names:
-        return {"": keys}
-    names = read["table"].to_numpy()
-    return {str(name): keys[names == name] for name in set(names)}

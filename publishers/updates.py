@@ -17,9 +17,9 @@ from penstock.pipeline.environment import Environment
 from penstock.slicer.dense import write_dense
 
 from .batches import checked_keys, checked_rows, delete_batch, put_batch
-from .births import schema_at_birth
 from .checkpointing import Checkpointing
 from .driving import Driver
+from .generations import Generations
 from .marking import Receipt
 from .resuming import Resumed
 from .settings import RealtimeSettings
@@ -49,6 +49,7 @@ class Updates:
         self._driver = Driver(environment, self._stream, resumed.touched, settings)
         self._checkpoints = Checkpointing(self._driver)
         self._own_dirty = resumed.own_dirty
+        self._generations = Generations(environment, self._stream)
 
     # ---- what it is ------------------------------------------------------------------------------------------------------
 
@@ -107,16 +108,17 @@ class Updates:
 
     def put(self, table: str, keys: ArrayLike, rows: ArrayLike, *, trained_through: Moment | None = None) -> None:
         """Rows of `table` as they are from now on: int64[n], float32[n, dim], copied; of a key given twice the last counts.
-        A table that the config declares is born with its first rows. `Refused`: a row that the table cannot hold, and
-        `InvalidInput`: nothing has changed then. `Unreachable` when the log has not kept up for `flush_timeout`: some of the
-        rows may have been taken; they may be put again."""
+        A table that the config declares is born with its first rows. `Refused`: a row that the table cannot hold, as one of
+        another dim before a snapshot has brought that, or a retired table; and `InvalidInput`: nothing has changed then.
+        `Unreachable` when the log has not kept up for `flush_timeout`: some of the rows may have been taken; they may be put
+        again."""
         self._driver.check()
         checked = checked_keys(table, keys)
         values = checked_rows(table, checked, rows)
-        schema = self._stream.schema.tables.get(table) or schema_at_birth(self._environment, table, dim=values.shape[1])
-        batch = put_batch(table, schema, checked, values, NEVER)
+        name, schema = self._generations.of_rows(table, dim=values.shape[1])
+        batch = put_batch(name, schema, checked, values, NEVER)
         self.advance(trained_through)
-        if table not in self._stream.schema.tables:
+        if name not in self._stream.schema.tables:
             self._stream.adopt_schema(self._environment.catalog.add_tables({table: schema}))
         if len(checked):
             self._driver.accept(batch)
@@ -125,16 +127,17 @@ class Updates:
         """These keys are gone from now on, on every tier. Errors as `put`; `NotFound` for a table without any row yet."""
         self._driver.check()
         checked = checked_keys(table, keys)
-        self._check_known(table)
+        generations = self._generations.of_keys(table)
         self.advance(trained_through)
-        if len(checked):
-            self._driver.accept(delete_batch(table, checked, NEVER))
+        for name in generations if len(checked) else ():
+            self._driver.accept(delete_batch(name, checked, NEVER))
 
     def touch(self, table: str, keys: ArrayLike) -> None:
         """These keys changed, but only the next delta carries their rows."""
         self._driver.check()
-        self._check_known(table)
-        self._driver.keep_back(table, checked_keys(table, keys))
+        checked = checked_keys(table, keys)
+        for name in self._generations.of_keys(table):
+            self._driver.keep_back(name, checked)
 
     def advance(self, trained_through: Moment | None) -> None:
         """Events up to `trained_through` may be learned from, once this returns. Where publishers share a model, call it before
@@ -163,15 +166,21 @@ class Updates:
 
     def undo(self, rows_of: RowsOf) -> int:
         """Takes back at once what this publisher's dead terms wrote past the state that it resumed from. `rows_of(table, keys)`
-        gives the trainer's rows (float32[n, dim]) and which of the keys it has (bool[n]). Returns how many keys that were."""
+        gives the trainer's rows (float32[n, dim]) and which of the keys it has (bool[n]). Returns how many keys that were. Where
+        the rows have another dim by now, the snapshot that brings it does."""
         count, own = 0, self._own_dirty
-        for table in sorted(own.tables - own.whole):
-            keys = np.intersect1d(own.keys(table), self._driver.touched.unsent_keys(table))
+        dirty: dict[str, NDArray[np.int64]] = {}
+        for name in sorted(own.tables - own.whole):
+            table, keys = self._generations.table_of(name), own.keys(name)
+            unsent = np.intersect1d(keys, self._driver.touched.unsent_keys(name))
+            dirty[table] = np.union1d(dirty.get(table, unsent), unsent)
+        for table, keys in dirty.items():
             if len(keys):
                 rows, found = rows_of(table, keys)
-                self.put(table, keys[found], np.asarray(rows)[found])
-                self.delete(table, keys[~found])
-                count += len(keys)
+                if self._generations.takes(table, dim=np.shape(rows)[1]):
+                    self.put(table, keys[found], np.asarray(rows)[found])
+                    self.delete(table, keys[~found])
+                    count += len(keys)
         self._own_dirty = TouchedKeys(self._settings.touched_keys)
         return count
 
@@ -195,11 +204,3 @@ class Updates:
     def close(self) -> None:
         """Ends the thread. What is not acknowledged may be lost: `flush` or `mark` before."""
         self._driver.close()
-
-    # ---- inside ----------------------------------------------------------------------------------------------------------
-
-    def _check_known(self, name: str) -> None:
-        """`NotFound` unless the table exists; it lists those that do."""
-        if name not in self._stream.schema.tables:
-            self._stream.adopt_schema(self._environment.catalog.reload_schema())
-        self._stream.schema.table(name)

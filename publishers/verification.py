@@ -15,10 +15,12 @@ from penstock.pipeline.core.errors import NotFound, Refused
 from penstock.pipeline.core.hashing import digest_text
 from penstock.pipeline.core.history import History, table_layers
 from penstock.pipeline.core.ids import Version
-from penstock.pipeline.core.manifest import Archive, DenseInfo, Manifest, RunInfo, TableChange, TableFull
+from penstock.pipeline.core.manifest import Archive, DenseInfo, Manifest, NamesInfo, RunInfo, TableChange, TableFull
 from penstock.pipeline.core.refs import LIVE
 from penstock.pipeline.environment import Environment
 from penstock.slicer.layers import Layers
+from penstock.slicer.names import NamesFile
+from penstock.slicer.ordering import ordered
 from penstock.slicer.run_layout import TableLayout
 from penstock.slicer.runs import Run
 
@@ -35,13 +37,15 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class Verification(msgspec.Struct, frozen=True):
-    """`digest`: of the state as the chain gives it, None when it cannot be read as a whole. `read_bytes` were read of slices."""
+    """`digest`: of the state as the chain gives it, None when it cannot be read as a whole. `read_bytes` were read of slices.
+    `unnamed`: rows of tables of strings that only the log has brought, so that nobody has said which string it is."""
 
     version: Version
     ok: bool
     digest: str | None
     findings: tuple[Finding, ...]
     read_bytes: int
+    unnamed: dict[str, int] = {}
 
 
 def verify(env: Environment, version: Version | None = None) -> Verification:
@@ -63,7 +67,7 @@ def verify(env: Environment, version: Version | None = None) -> Verification:
     findings = tuple(reading.against_stated(tables))
     dense = reading.of.dense
     digest = digest_text(tables, () if dense is None else (dense.digest,))
-    return Verification(number, not findings, digest, findings, reading.read_bytes)
+    return Verification(number, not findings, digest, findings, reading.read_bytes, reading.unnamed())
 
 
 def _chain(history: History, of: Manifest) -> list[Manifest]:
@@ -95,13 +99,29 @@ class _Reading:
             yield from self._file(archive)
 
     def state(self) -> dict[str, NDArray[np.uint64]]:
-        """uint64[buckets] per table, from the chain as a newcomer reads it."""
-        found = {}
+        """uint64[buckets] per table, from the chain as a newcomer reads it; of an empty one, where that is stated."""
+        found, buckets = {}, self.env.schema.buckets
+        stated = stated_digests(self.history, self.of, buckets) or {}
         for name in self.env.schema.tables:
+            if name in stated:
+                found[name] = np.zeros(buckets, np.uint64)
             if runs := table_layers(self.chain, name):
                 with Layers.open(self.env.catalog.store, TableLayout.of(self.env.schema, name), runs) as layers:
                     found[name] = layers.digests()
         return found
+
+    def unnamed(self) -> dict[str, int]:
+        """How many rows there are per table of strings whose key has no name."""
+        found = {}
+        for name, schema in self.env.schema.tables.items():
+            runs = table_layers(self.chain, name) if schema.keys == "string" else []
+            if all(info.names is not None or info.kind == "tombstones" for layer in runs for info in layer):
+                continue
+            with Layers.open(self.env.catalog.store, TableLayout.of(self.env.schema, name), runs) as layers:
+                named = layers.named()
+                asked = (ordered(keys, self.env.schema.buckets, name=name) for keys in layers.merged_keys())
+                found[name] = sum(int(np.count_nonzero(named.resolve(some)[0] < 0)) for some in asked)
+        return {name: count for name, count in found.items() if count}
 
     def against_stated(self, tables: Mapping[str, NDArray[np.uint64]]) -> Iterator[Finding]:
         for name, stated in (stated_digests(self.history, self.of, self.env.schema.buckets) or {}).items():
@@ -136,12 +156,21 @@ class _Reading:
             try:
                 with Run.open(self.env.catalog.store, info, buckets=layout.buckets, layout=layout) as run:
                     found += run.verify()
+                    if info.names is not None:
+                        yield from self._names(run, info.names)
                 self.read_bytes += info.bytes
             except (Refused, NotFound) as error:
                 damaged = True
                 yield Finding(info.path, str(error))
         if not damaged:
             yield from _differing(f"version {owner.version}, table {table}", "runs", found, stated)
+
+    def _names(self, run: Run, info: NamesInfo) -> Iterator[Finding]:
+        try:
+            NamesFile(run).verify(run)
+            self.read_bytes += info.bytes
+        except (Refused, NotFound) as error:
+            yield Finding(info.path, str(error))
 
     def _file(self, info: DenseInfo | Archive) -> Iterator[Finding]:
         store, whole = self.env.catalog.store, hashlib.blake2b(digest_size=16)

@@ -16,6 +16,7 @@ from penstock.pipeline.core.ids import Offset, Partition, Position, Positions, P
 from penstock.pipeline.core.manifest import Manifest, Rollback
 from penstock.pipeline.core.records import Record, RecordKind, encode_record
 from penstock.pipeline.core.refs import Refs
+from penstock.pipeline.core.schema_change import shapes_after
 from penstock.pipeline.environment import Environment
 
 from .gathering import ends_of, find_cuts
@@ -131,6 +132,7 @@ def _commit(env: Environment, claim: Claim, refs: Refs, fences: list[Offset]) ->
     recovery = recover(
         env, history, named, base, tables=claim.tables, cuts=cuts, fences=fences, folder=keys.data(env.catalog.model, upload.id)
     )
+    shapes, retired = shapes_after(env.schema, base, history.newest, claim.tables)
     state = open_checkpoint(env.catalog, timeline=claim.timeline, publishers={}, now=actor.now).state
     draft = Manifest(
         model=env.catalog.model,
@@ -153,6 +155,8 @@ def _commit(env: Environment, claim: Claim, refs: Refs, fences: list[Offset]) ->
             target=claim.target, tables=claim.tables, cut=tuple(cuts), fence=tuple(fences), undo=recovery.undo,
             lost_rows=recovery.lost_rows,
         ),
+        shapes=shapes,
+        retired=retired,
     )  # fmt: skip
 
     def guard(now: Refs) -> None:

@@ -13,6 +13,7 @@ from penstock.pipeline.environment import Environment
 from penstock.pipeline.ports.memory_store import MemoryStore
 from penstock.slicer.export import write_parquet
 from penstock.slicer.layers import Layers
+from penstock.slicer.names import Names
 from penstock.slicer.run_layout import TableLayout
 from penstock.slicer.runs import Run
 from penstock.slicer.slicing import slice_rows
@@ -43,9 +44,9 @@ def state_before(env: Environment, target: Target, of: Timeline | None = None) -
 
 def export_moment(env: Environment, moment: Moment, table: str, output: Path) -> int:
     """Writes one table as parquet, in the order of the buckets; returns the rows."""
-    layout, scratch = TableLayout.of(env.schema, table), MemoryStore()
-    found = [(env.catalog.store, layer) for layer in table_layers(moment.chain, table)]
-    if (written := moment.folded.written.get(table)) is not None:
+    layout, scratch = TableLayout.of(env.schema, moment.base.generation(table)), MemoryStore()
+    found = [(env.catalog.store, layer) for layer in table_layers(moment.chain, layout.table)]
+    if (written := moment.folded.written.get(layout.table)) is not None:
         sliced = slice_rows(written.keys, written.rows, written.tombstones, layout, scratch, "folded")
         found.append((scratch, sliced.runs))
     with ExitStack() as opened:
@@ -53,4 +54,6 @@ def export_moment(env: Environment, moment: Moment, table: str, output: Path) ->
             [opened.enter_context(Run.open(store, info, buckets=layout.buckets, layout=layout)) for info in layer]
             for store, layer in found
         ]
-        return write_parquet(output, layout, Layers(layout, runs).merged())
+        layers = Layers(layout, runs)
+        names_of = Names(layers).of_keys if env.schema.table(layout.table).keys == "string" else None
+        return write_parquet(output, layout, layers.merged(), names_of=names_of)

@@ -11,6 +11,7 @@ from penstock.pipeline.core.errors import CommitConflict, InvalidInput, NotFound
 from penstock.pipeline.core.history import History
 from penstock.pipeline.core.ids import Marker, Offset, State, Timeline
 from penstock.pipeline.core.manifest import Target
+from penstock.pipeline.core.schema import ModelSchema
 from penstock.pipeline.core.times import format_time
 from penstock.pipeline.environment import Environment
 
@@ -22,13 +23,14 @@ from .target import to_state
 def plan_rollback(
     env: Environment, target: Target, *, of: Timeline | None = None, tables: tuple[str, ...] | None = None
 ) -> RollbackPlan:
-    """The forecast of a rollback of the whole model, or of `tables`, to a target on timeline `of` (by default the live one).
+    """The forecast of a rollback of the whole model, or of `tables` with all their generations, to a target on timeline `of` (by
+    default the live one).
 
     `NotFound` for a table, version or state that does not exist, `InvalidInput` for a timeline that does not, `Refused` when
     nothing that is retained is old enough, `CommitConflict` while another rollback is under way."""
     schema = env.catalog.reload_schema()
-    for table in tables or ():
-        schema.table(table)
+    if tables is not None:
+        tables = tuple(generation for table in tables for generation in _generations(schema, table))
     refs = env.catalog.refs()
     if (claim := leases.open_claim(env.catalog, refs)) is not None:
         raise CommitConflict(
@@ -61,6 +63,11 @@ def plan_rollback(
         restart_from=_restart_from(located, cuts, checkpoints),
         learned_too=tuple(sorted(count.learned_too)),
     )
+
+
+def _generations(schema: ModelSchema, table: str) -> list[str]:
+    schema.table(table)
+    return schema.generations(schema.table_of(table))
 
 
 def newest_checkpoint(env: Environment) -> Target:

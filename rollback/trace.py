@@ -22,9 +22,11 @@ Op = Literal["put", "delete"]
 
 
 class TraceEntry(Document, frozen=True, kw_only=True):
-    """One write. `origin`: "log", or which part of which version; `at`: when it was appended or committed; `live`: whether the
-    live state is made of it. A record has a place in the log; a version that was made by none has term 0."""
+    """One write. `table`: the generation that was written to; `origin`: "log", or which part of which version; `at`: when it was
+    appended or committed; `live`: whether the live state is made of it. A record has a place in the log; a version that was made
+    by none has term 0."""
 
+    table: str
     origin: str
     op: Op
     at: WallTime
@@ -40,9 +42,11 @@ class TraceEntry(Document, frozen=True, kw_only=True):
 def trace(env: Environment, table: str, key: int) -> list[TraceEntry]:
     """The writes of a key that are still held, oldest first. `NotFound` for a table that does not exist. Reads the partition of
     the key, from the oldest version on."""
-    env.catalog.reload_schema().table(table)
-    history = env.catalog.history()
-    found = [*_of_records(env, history, table, key), *_of_versions(env, history, table, key)]
+    schema = env.catalog.reload_schema()
+    schema.table(table)
+    history, found = env.catalog.history(), list[TraceEntry]()
+    for generation in schema.generations(table) or [table]:
+        found += [*_of_records(env, history, generation, key), *_of_versions(env, history, generation, key)]
     return sorted(found, key=lambda entry: entry.at)
 
 
@@ -57,8 +61,9 @@ def _of_versions(env: Environment, history: History, table: str, key: int) -> It
         for part in _parts(manifest, table):
             if (op := _op_in(env, part.runs, key)) is not None:
                 yield TraceEntry(
-                    origin=f"version {manifest.version} {part.name}", op=op, at=manifest.created_at, publisher=manifest.publisher,
-                    term=manifest.term, trained_through=manifest.trained_through, live=manifest.state in lineage,
+                    table=table, origin=f"version {manifest.version} {part.name}", op=op, at=manifest.created_at,
+                    publisher=manifest.publisher, term=manifest.term, trained_through=manifest.trained_through,
+                    live=manifest.state in lineage,
                 )  # fmt: skip
 
 
@@ -101,8 +106,9 @@ def _of_records(env: Environment, history: History, table: str, key: int) -> Ite
     live = {entry.offset for entry in effective(counting(), position.readers, oldest.timeline)}
     for offset, record, appended_at in touching:
         yield TraceEntry(
-            origin="log", op="put" if key in record.put_keys else "delete", at=appended_at, partition=partition, offset=offset,
-            publisher=record.publisher, term=record.term, seq=record.seq, trained_through=record.trained_through,
+            table=table, origin="log", op="put" if key in record.put_keys else "delete", at=appended_at,
+            partition=partition, offset=offset, publisher=record.publisher, term=record.term, seq=record.seq,
+            trained_through=record.trained_through,
             live=offset in live and not history.dead(partition, offset, record, record.timeline),
         )  # fmt: skip
 

@@ -25,6 +25,7 @@ from penstock.pipeline.core.times import EventTime
 from penstock.pipeline.environment import Environment
 from penstock.slicer.fold import Written
 from penstock.slicer.layers import Layers
+from penstock.slicer.names import Names
 from penstock.slicer.run_layout import TableLayout
 from penstock.slicer.runs import Run
 from penstock.slicer.slicing import slice_rows
@@ -120,7 +121,9 @@ def recover(
         for name, keys in sorted(changed.items()):
             before = opened.enter_context(chain_layers(env, history, base, name))
             difference = None if digests is None else _Difference(before, digests[name])
-            changes[name] = _write(env, name, f"{folder}/changes", keys.array(), at[name], difference)
+            # What goes back is named by the chain of the base; what stays may have got its names later.
+            names = None if name in covered else Names.among(at[name].layers)
+            changes[name] = _write(env, name, f"{folder}/changes", keys.array(), at[name], difference, names)
         undo = {name: _write(env, name, f"{folder}/undo", keys.array(), at[name]) for name, keys in sorted(undone.items())}
     stated = None if digests is None else {name: DigestVector.of(found) for name, found in digests.items()}
     through = EventTime(max(back.trained_through, on.trained_through))
@@ -213,12 +216,21 @@ class _Difference:
 
 
 def _write(
-    env: Environment, table: str, folder: str, keys: Keys, at: TableAt, difference: _Difference | None = None
+    env: Environment,
+    table: str,
+    folder: str,
+    keys: Keys,
+    at: TableAt,
+    difference: _Difference | None = None,
+    names: Names | None = None,
 ) -> TableChange:
     layout, runs, interval = TableLayout.of(env.schema, table), list[RunInfo](), np.zeros(env.schema.buckets, np.uint64)
     for number, low in enumerate(range(0, len(keys), CHUNK_KEYS)):
         found = at.rows(keys[low : low + CHUNK_KEYS])
-        sliced = slice_rows(found.keys, found.rows, found.tombstones, layout, env.catalog.store, folder, number=number)
+        known = None if names is None else names.of_keys(found.keys)
+        sliced = slice_rows(
+            found.keys, found.rows, found.tombstones, layout, env.catalog.store, folder, number=number, names=known
+        )
         runs += sliced.runs
         interval += sliced.interval
         if difference is not None:

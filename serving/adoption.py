@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from penstock.pipeline.ports.store import ObjectStore
 from .chains import load_part
 from .changes import Part, parts
 from .follower import Follower
+from .generations import Generations
 from .holding import Digests
 from .partition import PartitionState
 
@@ -39,6 +40,7 @@ class Adoption:
 
     store: ObjectStore
     follower: Follower
+    generations: Generations = field(default_factory=Generations)
     shown: State | None = None
 
     def adopt_next(self, partition: Partition) -> bool:
@@ -48,6 +50,8 @@ class Adoption:
         version = self.follower.next_version(state)
         if version is None or self.follower.known.frozen is not None or state.failed == self.follower.refs.generation:
             return False
+        if self._must_wait(partition, version):
+            return False
         try:
             adopted = self._adopt(state, version)
         except (Refused, NotFound) as error:
@@ -56,6 +60,12 @@ class Adoption:
         if adopted and state.failed >= 0:
             state.failed, state.alarm = -1, ""  # what is wrong with the log, if anything is, will be found again
         return adopted
+
+    def _must_wait(self, partition: Partition, version: Manifest) -> bool:
+        """Whether the version empties what is read until other partitions have come to the one before. A rollback waits for
+        nobody; readers of a ref that follows versions are shown one state."""
+        is_delta = self.follower.follows_log and version.rollback is None
+        return is_delta and self.generations.must_wait(partition, version, self.follower.history)
 
     def load_newest(self, state: PartitionState) -> bool:
         """Loads the ref's version; when that cannot be either, the partition stops."""
@@ -110,6 +120,7 @@ class Adoption:
     def load(self, state: PartitionState, number: Version) -> None:
         """The partition becomes what version `number` says, from the chain; what the log brought since is read again."""
         version = self.follower.history.version(number)
+        self.generations.leave(state.partition, version, self.follower.history)
         load_part(self.store, self.follower.holding, self.follower.history, version, state.partition)
         state.counters.reloaded += 1
         log.warning("partition %d was loaded anew from version %d", state.partition, number)
@@ -128,11 +139,13 @@ class Adoption:
             raise ChainBroken(
                 f"version {version.version}: its chain does not have the digests that it states, in partition {state.partition}"
             )
+        self.generations.stand(state.partition, version, self.follower.history)
 
     # ---- differences ---------------------------------------------------------------------------------------------------
 
     def _jump(self, state: PartitionState, version: Manifest) -> None:
         """Takes the difference whole, and goes on behind its marker, or fence."""
+        self.generations.leave(state.partition, version, self.follower.history)
         self._write(state.partition, version.changes)
         if version.rollback is not None:
             # Of dead versions, which the difference to the base says nothing of.
@@ -142,6 +155,7 @@ class Adoption:
 
     def _roll_back(self, state: PartitionState, version: Manifest) -> None:
         assert version.rollback is not None
+        self.generations.leave(state.partition, version, self.follower.history)
         self._write(state.partition, version.rollback.undo)
         position = version.positions.partitions[state.partition]
         self._settle(state, version, Position(Offset(max(state.offset, position.offset)), {}))
@@ -154,6 +168,7 @@ class Adoption:
             self.load(state, version.version)
 
     def _compare(self, state: PartitionState, version: Manifest) -> None:
+        self.generations.leave(state.partition, version, self.follower.history)
         interval = state.marked[version.state].intervals.get(state.state)
         differing = {
             name: mask
@@ -168,7 +183,9 @@ class Adoption:
         state.version = version.version
         self.follower.markers.adopt(state, version.state)
         self._trim(state, is_back=False)
-        if not self._agrees(state, version):
+        if self._agrees(state, version):
+            self.generations.stand(state.partition, version, self.follower.history)
+        else:
             state.counters.disagreed += 1
             self.load(state, version.version)
 

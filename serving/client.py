@@ -16,8 +16,10 @@ from safetensors.numpy import load as load_safetensors
 
 from penstock.pipeline.core.errors import InvalidInput, PenstockError, Unreachable, VersionGone
 from penstock.pipeline.core.ids import Timeline, Version
+from penstock.pipeline.core.schema import KeyType
 
 from .answers import Answer
+from .asked_keys import Asked, asked_keys
 from .status import ReplicaStatus
 from .wire import LookupReply, LookupRequest, from_flight, keys_batch, rows_of
 
@@ -45,37 +47,36 @@ class Client:
         """In the order in which they are asked."""
         return list(self._urls)
 
-    def lookup(
-        self, table: str, keys: NDArray[np.int64], *, version: int | None = None
-    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """float32[n, dim] rows and bool[n] found of int64[n] keys; with `version`, exactly as they were then.
+    def lookup(self, table: str, keys: Asked, *, version: int | None = None) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """float32[n, dim] rows and bool[n] found of n keys, integers or texts; with `version`, exactly as they were then.
 
-        `NotFound`: no such table; `VersionGone`: no replica holds that version; `Unreachable`: none answers; `Refused`: the table
-        refuses unknown keys and one is, or the replica refuses the request."""
+        `NotFound`: no such table; `InvalidInput`: texts, and the table has numbers; `VersionGone`: no replica holds that version;
+        `Unreachable`: none answers; `Refused`: the table refuses unknown keys and one is, or the replica refuses the request."""
         answer = self.answer(table, keys, version=version)
         return answer.rows, answer.found
 
     def lookup_many(
-        self, keys: Mapping[str, NDArray[np.int64]], *, version: int | None = None
+        self, keys: Mapping[str, Asked], *, version: int | None = None
     ) -> dict[str, tuple[NDArray[np.float32], NDArray[np.bool_]]]:
         """As `lookup`, of several tables in one request, all answered by one replica."""
         answers = self.answers(keys, version=version)
         return {table: (answer.rows, answer.found) for table, answer in answers.items()}
 
-    def answer(self, table: str, keys: NDArray[np.int64], *, version: int | None = None) -> Answer:
+    def answer(self, table: str, keys: Asked, *, version: int | None = None) -> Answer:
         """As `lookup`, with the version and timeline that the rows belong to."""
         return self.answers({table: keys}, version=version)[table]
 
-    def answers(self, keys: Mapping[str, NDArray[np.int64]], *, version: int | None = None) -> dict[str, Answer]:
+    def answers(self, keys: Mapping[str, Asked], *, version: int | None = None) -> dict[str, Answer]:
         """As `lookup_many`, with the version and timeline that all rows belong to."""
         if not keys:
             return {}
-        wanted = [np.ascontiguousarray(some, np.int64) for some in keys.values()]
-        for table, some in zip(keys, wanted, strict=True):
-            if some.ndim != 1:
-                raise InvalidInput(f"table {table}: keys of shape {some.shape}, one dimension is needed")
-        request = LookupRequest(tables=tuple(keys), version=None if version is None else Version(version))
-        batch = keys_batch(wanted)
+        wanted = {table: asked_keys(table, some) for table, some in keys.items()}
+        request = LookupRequest(
+            tables=tuple(wanted),
+            version=None if version is None else Version(version),
+            hashed=tuple(table for table, asked in wanted.items() if asked.hashed),
+        )
+        batch = keys_batch([asked.keys for asked in wanted.values()])
         reply, found = self._ask(lambda connection: self._exchange(connection, request, batch), self._judge(version))
         return {
             table: Answer(rows, there, reply.version, reply.timeline) for table, (rows, there) in zip(keys, found, strict=True)
@@ -84,6 +85,11 @@ class Client:
     def status(self) -> ReplicaStatus:
         """Of the first replica that answers."""
         return self._ask(lambda connection: msgspec.json.decode(self._act(connection, "status")[0], type=ReplicaStatus))
+
+    def key_type(self, table: str) -> KeyType:
+        """What the keys of a table are, as the first replica that answers says; numbers where it has no such table."""
+        found = self.status().tables.get(table)
+        return "int64" if found is None else found.keys
 
     def ready(self) -> bool:
         """Whether the first replica that answers says that it should be asked."""

@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.pipeline.core.errors import InvalidInput, NotFound, Refused, VersionGone
-from penstock.pipeline.core.ids import Partition, State, Version
+from penstock.pipeline.core.errors import InvalidInput, NotFound, Refused, Unreachable, VersionGone
+from penstock.pipeline.core.ids import Partition, State, Timeline, Version
 from penstock.pipeline.core.manifest import Manifest
+from penstock.pipeline.core.schema import KeyType
 
 from .answers import Answer
 from .follower import Follower
+from .generations import Generations
 from .table import Keys, Table
 
 Wanted = Sequence[tuple[str, Keys]]
 """Tables and their keys (int64[n])."""
+
+
+PATIENCE_S = 1.0
+PAUSE_S = 0.002
+
+
+@dataclass(slots=True)
+class _Reading:
+    """The generations that are read, and what of them: a table, rows (float32[n, dim]) and which are there (bool[n]) each."""
+
+    names: Sequence[str]
+    tables: Sequence[Table]
+    rows: Sequence[NDArray[np.float32]]
+    found: Sequence[NDArray[np.bool_]] = ()
 
 
 @dataclass(slots=True)
@@ -25,53 +42,80 @@ class Lookups:
     """`most_keys` bounds one request. `shown`: the one version that readers of a ref that follows versions see."""
 
     follower: Follower
+    generations: Generations
     most_keys: int
     shown: Manifest | None = None
 
     def answer(self, wanted: Wanted, version: Version | None) -> list[Answer]:
         """One answer for each table, all of one version; their rows lie next to each other in memory, in this order."""
-        tables = self._checked(wanted)
-        sizes = [table.dim * keys.size for table, (_, keys) in zip(tables, wanted, strict=True)]
-        ends = np.cumsum([0, *sizes]).tolist()
-        whole = np.empty(ends[-1], np.float32)
-        out = [
-            whole[low : low + size].reshape(keys.size, table.dim)
-            for low, size, table, (_, keys) in zip(ends, sizes, tables, wanted, strict=False)
-        ]
+        self._check(wanted)
         if version is not None:
             manifest = self._exactly(version)
-            labels = self._labels(manifest)
-            found = self._at(tables, wanted, labels, out)
-            self._labels(manifest)  # a row that was corrected meanwhile would not be the version's
-            reached, timeline = version, manifest.timeline
-        elif self.shown is not None:
-            manifest, found = self._as_shown(tables, wanted, out)
-            reached, timeline = manifest.version, manifest.timeline
-        else:
-            states = self.follower.partitions.values()
+            return self._answers(self._read_at(wanted, manifest), wanted, manifest.version, manifest.timeline)
+        if self.shown is not None:
+            manifest, read = self._as_shown(wanted)
+            return self._answers(read, wanted, manifest.version, manifest.timeline)
+        while True:
+            current, states = self.generations.current, self.follower.partitions.values()
             reached, timeline = min(state.version for state in states), min(state.timeline for state in states)
-            found = [table.lookup(keys, rows)[1] for table, (_, keys), rows in zip(tables, wanted, out, strict=True)]
-        for (name, keys), rows, there in zip(wanted, out, found, strict=True):
-            self._fill(name, keys, rows, there)
-        return [Answer(rows, there, reached, timeline) for rows, there in zip(out, found, strict=True)]
+            read = self._reading(wanted, [self._whole(name) for name, _ in wanted])
+            read.found = [
+                table.lookup(keys, rows)[1] for table, (_, keys), rows in zip(read.tables, wanted, read.rows, strict=True)
+            ]
+            if self.generations.current is current:
+                return self._answers(read, wanted, reached, timeline)
+            # A partition has come to a version of another shape meanwhile.
 
-    def _checked(self, wanted: Wanted) -> list[Table]:
+    def key_type(self, table: str) -> KeyType:
+        """What the keys of a table are in the generation that is read."""
+        return self.follower.schema.table(self.generations.current.get(table) or table).keys
+
+    def _whole(self, name: str) -> str:
+        """The generation to read. While a rollback is on its way from one shape to another, none may be whole: that is waited
+        for, a little. `Unreachable` then, so that a client asks another replica."""
+        until = time.monotonic() + PATIENCE_S
+        while not (found := self.generations.current.get(name, name)):
+            if time.monotonic() > until:
+                raise Unreachable(
+                    f"table {name} is going back to another shape, and is not whole yet", hint="ask again a little later"
+                )
+            time.sleep(PAUSE_S)
+        return found
+
+    def _check(self, wanted: Wanted) -> None:
         holding = self.follower.holding
         for name, keys in wanted:
             if keys.dtype != np.int64 or keys.ndim != 1:
                 raise InvalidInput(f"table {name}: keys are {keys.dtype}{list(keys.shape)}, need int64[n]")
         if (total := sum(keys.size for _, keys in wanted)) > self.most_keys:
             raise Refused(f"{total} keys in one lookup, at most {self.most_keys}", hint="ask for them in parts")
-        tables = []
         for name, keys in wanted:
-            if name not in holding.tables:
-                holding.schema.table(name)
-                raise NotFound(f"table {name} is not loaded yet")
+            holding.schema.table(name)
             if not holding.is_complete and not (held := holding.holds(keys)).all():
                 first, last = holding.buckets.start, holding.buckets.stop - 1
                 raise Refused(f"key {int(keys[~held][0])} lies in no bucket that this replica holds ({first}-{last})")
-            tables.append(holding.tables[name])
-        return tables
+
+    def _reading(self, wanted: Wanted, names: Sequence[str]) -> _Reading:
+        """Room for the rows of these generations."""
+        held = self.follower.tables
+        if missing := [name for name in names if name not in held]:
+            raise NotFound(f"table {missing[0]} is not loaded yet")
+        tables = [held[name] for name in names]
+        sizes = [table.dim * keys.size for table, (_, keys) in zip(tables, wanted, strict=True)]
+        ends = np.cumsum([0, *sizes]).tolist()
+        whole = np.empty(ends[-1], np.float32)
+        rows = [
+            whole[low : low + size].reshape(keys.size, table.dim)
+            for low, size, table, (_, keys) in zip(ends, sizes, tables, wanted, strict=False)
+        ]
+        return _Reading(names, tables, rows)
+
+    def _read_at(self, wanted: Wanted, manifest: Manifest) -> _Reading:
+        """The rows as they were at a version; what was corrected meanwhile would not be the version's."""
+        labels = self._labels(manifest)
+        read = self._at(wanted, manifest, labels)
+        self._labels(manifest)
+        return read
 
     def _exactly(self, version: Version) -> Manifest:
         try:
@@ -91,30 +135,32 @@ class Lookups:
                 raise VersionGone(f"version {version} is not held in partition {partition.partition}")
         return dict.fromkeys(self.follower.partitions, state)
 
-    def _as_shown(
-        self, tables: Sequence[Table], wanted: Wanted, out: Sequence[NDArray[np.float32]]
-    ) -> tuple[Manifest, list[NDArray[np.bool_]]]:
+    def _as_shown(self, wanted: Wanted) -> tuple[Manifest, _Reading]:
         while True:
             manifest = self.shown
             assert manifest is not None
             try:
-                return manifest, self._at(tables, wanted, dict.fromkeys(self.follower.partitions, manifest.state), out)
+                return manifest, self._at(wanted, manifest, dict.fromkeys(self.follower.partitions, manifest.state))
             except VersionGone:
                 if self.shown is manifest:
                     raise
                 # Another one is shown by now.
 
-    def _at(
-        self,
-        tables: Sequence[Table],
-        wanted: Wanted,
-        labels: dict[Partition, State],
-        out: Sequence[NDArray[np.float32]],
-    ) -> list[NDArray[np.bool_]]:
-        return [table.lookup_at(labels, keys, rows)[1] for table, (_, keys), rows in zip(tables, wanted, out, strict=True)]
+    def _at(self, wanted: Wanted, manifest: Manifest, labels: dict[Partition, State]) -> _Reading:
+        read = self._reading(wanted, [manifest.generation(name) for name, _ in wanted])
+        read.found = [
+            table.lookup_at(labels, keys, rows)[1] for table, (_, keys), rows in zip(read.tables, wanted, read.rows, strict=True)
+        ]
+        return read
 
-    def _fill(self, table: str, keys: Keys, rows: NDArray[np.float32], found: NDArray[np.bool_]) -> None:
-        absent = self.follower.schema.table(table).absent
+    def _answers(self, read: _Reading, wanted: Wanted, version: Version, timeline: Timeline) -> list[Answer]:
+        for (table, keys), name, rows, there in zip(wanted, read.names, read.rows, read.found, strict=True):
+            self._fill(table, self.follower.schema.table(name).absent, keys, rows, there)
+        return [Answer(rows, there, version, timeline) for rows, there in zip(read.rows, read.found, strict=True)]
+
+    def _fill(
+        self, table: str, absent: str | tuple[float, ...], keys: Keys, rows: NDArray[np.float32], found: NDArray[np.bool_]
+    ) -> None:
         if absent == "zeros" or found.all():
             return
         missing = ~found

@@ -37,6 +37,7 @@ from .follower import UnknownTable
 from .lookups import Lookups, Wanted
 from .partition import PartitionState
 from .reporting import is_ready, presence_of
+from .warming import warm
 
 log = logging.getLogger(__name__)
 POLL_S = 0.05
@@ -93,7 +94,7 @@ class Replica:
         self.confirmed: Confirmed | None = None
         self._confirming = Confirming(len(self.follower.partitions))
         self._news: News | None = None
-        self.lookups = Lookups(self.follower, env.config.replica.max_request_keys)
+        self.lookups = Lookups(self.follower, self.adoption.generations, env.config.replica.max_request_keys)
         self._wanted: DenseInfo | None = None
         self._fetched = self._served = Dense(None, {})
         self._reported_at = WallTime(0)
@@ -168,7 +169,9 @@ class Replica:
 
     def _grow(self, schema: ModelSchema) -> bool:
         """Tables that were born since; whether there are any."""
-        states = self.follower.partitions
+        states, held = self.follower.partitions, self.follower.tables
+        if not schema.tables.keys() <= held.keys():
+            warm(schema)
         return self.follower.holding.grow(schema, {p: [*state.held, *state.marked] for p, state in states.items()})
 
     def _poll(self, timeout_s: float) -> int:

@@ -53,7 +53,10 @@ def status_of(replica: Replica) -> ReplicaStatus:
         table_digests={name: digest_text({name: found}) for name, found in confirmed.digests.items()},
         dense=None if dense is None or dense.info is None else dense.info.digest, buckets=presence.buckets,
         tables={
-            name: TableStatus(rows=table.row_count, dim=table.dim, bytes=table.nbytes) for name, table in follower.tables.items()
+            name: TableStatus(
+                rows=table.row_count, dim=table.dim, bytes=table.nbytes, keys=replica.lookups.key_type(name)
+            )
+            for name, table in follower.tables.items()
         },
         partitions=tuple(
             _status(replica, found, state, now)

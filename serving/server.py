@@ -67,12 +67,19 @@ class Server(flight.FlightServerBase):  # type: ignore[misc]
         except StopIteration:
             raise InvalidInput("a lookup sends one batch of keys, none came") from None
         keys = keys_of(batch, len(request.tables))
+        self._check_hashed(request)
         answers = self.replica.lookup_many(list(zip(request.tables, keys, strict=True)), version=request.version)
         ready = self.replica.ready(self.replica.env.clock())
         reply = LookupReply(version=answers[0].version, timeline=answers[0].timeline, ready=ready)
         rows = rows_batch([answer.rows for answer in answers], [answer.found for answer in answers])
         writer.begin(rows.schema)
         writer.write_with_metadata(rows, msgspec.json.encode(reply))
+
+    def _check_hashed(self, request: LookupRequest) -> None:
+        """A number that is looked for as a text would never be found."""
+        for table in request.hashed:
+            if self.replica.lookups.key_type(table) != "string":
+                raise InvalidInput(f"table {table}: its keys are numbers, and texts were asked for")
 
     def do_action(self, context: Any, action: Any) -> Iterator[Any]:
         if action.type == "dense":

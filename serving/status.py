@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from penstock.pipeline.core.ids import Version
+from penstock.pipeline.core.schema import KeyType
 
 
 class PartitionStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,9 +30,12 @@ class PartitionStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TableStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """`keys`: what they are to those who ask."""
+
     rows: int
     dim: int
     bytes: int
+    keys: KeyType = "int64"
 
 
 class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -30,10 +30,12 @@ ROWS = pa.schema(
 
 
 class LookupRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`tables`: one for each row of the batch of keys. `version`: exactly that one; None: as new as the replica has it."""
+    """`tables`: one for each row of the batch of keys. `version`: exactly that one; None: as new as the replica has it.
+    `hashed`: those whose keys the client was given as texts."""
 
     tables: tuple[str, ...]
     version: Version | None = None
+    hashed: tuple[str, ...] = ()
 
 
 class LookupReply(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -64,6 +64,10 @@ class Layers:
         for run in self.runs:
             run.__exit__(kind, error, trace)
 
+    def named(self) -> Layers:
+        """The same runs, but for those whose keys were written without names. They stay open as long as these do."""
+        return Layers(self.layout, [[run for run in layer if run.info.names is not None] for layer in self._layers])
+
     def stretches(self, buckets: range, *, bytes_a_row: int, budget: int) -> Iterator[Stretch]:
         """Stretches of all runs that together hold these buckets, in order; each of about `budget` bytes at most."""
         return stretches(self.runs, buckets, rows=max(1, budget // bytes_a_row))

@@ -76,6 +76,10 @@ class Run:
         return self.layout.first, self.layout.last
 
     @property
+    def store(self) -> ObjectStore:
+        return self._store
+
+    @property
     def is_local(self) -> bool:
         return self._memory is not None
 

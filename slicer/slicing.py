@@ -13,17 +13,21 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
+import msgspec
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from penstock.pipeline.core.errors import InvalidInput, Refused
 from penstock.pipeline.core.manifest import RunInfo
+from penstock.pipeline.core.text_keys import hash_texts
 from penstock.pipeline.ports.store import ObjectStore
 
 from . import encoding, packing
 from .blocks import Buffers
 from .layers import Layers
-from .ordering import MAX_KEYS, ordered
+from .names import NamesFile, same_hash, same_key, write_names
+from .ordering import MAX_KEYS, Ordered, ordered
 from .row_source import RowSource
 from .run_layout import TableLayout
 from .run_writing import write_rows, write_tombstones
@@ -33,6 +37,7 @@ R = TypeVar("R")
 BUDGET = 128 << 20
 THREADS = 2
 """Stretches of rows that are worked on at a time; they share the budget."""
+SAMPLE = 4096
 KEY_BYTES = 24
 """What sorting holds a row: its key twice, its place, its bucket."""
 
@@ -74,21 +79,35 @@ class SlicedDelta:
 
 
 class Part(NamedTuple):
-    """Rows of a source from number `start`: int64[n] keys, float32[n, dim] values."""
+    """Rows of a source from number `start`: int64[n] keys, float32[n, dim] values, and n names where keys have them."""
 
     start: int
     keys: NDArray[np.int64]
     values: NDArray[np.float32]
+    names: pa.LargeBinaryArray | None
+
+    def ordered(self, layout: TableLayout) -> Ordered:
+        """The keys in the order of a run. `Refused` for one that is there twice, with the texts that it stands for."""
+        name = f"table {layout.table}"
+        if self.names is None:
+            return ordered(self.keys, layout.buckets, name=name)
+        try:
+            return ordered(self.keys, layout.buckets, name=name)
+        except Refused as error:
+            raise same_key(self.names, self.keys, layout.table, error) from None
+
+    def names_in(self, order: Ordered) -> pa.LargeBinaryArray | None:
+        return None if self.names is None else self.names.take(pa.array(order.order))
 
 
 def slice_table(
     source: RowSource, layout: TableLayout, store: ObjectStore, prefix: str,
     *, start: int = 0, stop: int | None = None, budget: int = BUDGET,
 ) -> SlicedTable:  # fmt: skip
-    """Rows [start, stop) of `source` as runs under `prefix`, named by their first row.
+    """Rows [start, stop) of `source` as runs under `prefix`, named by their first row, each with its names where keys are texts.
 
-    `Refused`, naming the key: a value that is not finite or does not fit the codec, or a key that is there twice. Runs
-    written before that stay behind for whoever owns the prefix.
+    `Refused`, naming the key: a value that is not finite or does not fit the codec, a key that is there twice, or two texts
+    with one hash. Runs written before that stay behind for whoever owns the prefix.
     """
     stop = source.rows if stop is None else stop
     check_source(source, layout, start, stop)
@@ -96,14 +115,15 @@ def slice_table(
     free = deque(Buffers() for _ in range(THREADS))
 
     def write(part: Part) -> tuple[RunInfo, NDArray[np.uint64]]:
-        found = ordered(part.keys, layout.buckets, name=f"table {layout.table}")
+        found = part.ordered(layout)
         rows, own, buffers = encoding.of_values(layout, found, part.values), np.zeros_like(digests), free.popleft()
         try:
-            return write_rows(store, prefix, part.start, layout, found, rows, digests=own, buffers=buffers), own
+            info = write_rows(store, prefix, part.start, layout, found, rows, digests=own, buffers=buffers)
         finally:
             free.append(buffers)
+        return _named(store, prefix, part.start, layout, info, part.names_in(found)), own
 
-    parts = stretches(source, start, stop, rows_at_once(layout, budget))
+    parts = stretches(source, start, stop, rows_at_once(source, layout, budget))
     for info, own in in_step(write, parts):
         runs.append(info)
         digests += own
@@ -114,9 +134,10 @@ def slice_table(
 
 def slice_rows(
     keys: NDArray[np.int64], rows: NDArray[np.uint8], tombstones: NDArray[np.int64],
-    layout: TableLayout, store: ObjectStore, prefix: str, *, number: int = 0,
+    layout: TableLayout, store: ObjectStore, prefix: str, *, number: int = 0, names: pa.LargeBinaryArray | None = None,
 ) -> SlicedDelta:  # fmt: skip
-    """Rows in memory (uint8[n, width], encoded) and tombstones (int64[m]) as at most one run of each, named by `number`.
+    """Rows in memory (uint8[n, width], encoded) and tombstones (int64[m]) as at most one run of each, named by `number`; `names`
+    (n, null where not known) stand beside the rows, where rows without one are a run of their own.
     `Refused` for a key that is there twice, be it as a row and as a tombstone, and for float32 that are not finite."""
     name = f"table {layout.table}"
     if rows.shape != (len(keys), layout.width) or rows.dtype != np.uint8:
@@ -125,10 +146,18 @@ def slice_rows(
     both = np.intersect1d(keys, tombstones, assume_unique=True) if len(tombstones) else tombstones
     if len(both):
         raise Refused(f"{name}: key {both[0]} is there twice, as a row and as a tombstone")
+    if names is not None and names.null_count:
+        known = names.is_valid().to_numpy(zero_copy_only=False)
+        have = slice_rows(
+            keys[known], rows[known], tombstones, layout, store, prefix, number=number, names=names.drop_null(),
+        )  # fmt: skip
+        rest = slice_rows(keys[~known], rows[~known], tombstones[:0], layout, store, f"{prefix}/unnamed", number=number)
+        return SlicedDelta(have.runs + rest.runs, have.interval + rest.interval)
     interval, buffers, runs = np.zeros(layout.buckets, np.uint64), Buffers(), []
     if len(keys):
         encoded = encoding.of_encoded(layout, put, np.ascontiguousarray(rows))
-        runs.append(write_rows(store, prefix, number, layout, put, encoded, digests=interval, buffers=buffers))
+        info = write_rows(store, prefix, number, layout, put, encoded, digests=interval, buffers=buffers)
+        runs.append(_named(store, prefix, number, layout, info, None if names is None else names.take(pa.array(put.order))))
     if len(tombstones):
         runs.append(write_tombstones(store, prefix, number, layout, deleted, digests=interval, buffers=buffers))
     return SlicedDelta(tuple(runs), interval)
@@ -141,7 +170,24 @@ def check_distinct(store: ObjectStore, runs: Sequence[RunInfo], layout: TableLay
             keys = np.sort(np.concatenate(stretch.keys()))
             twice = np.flatnonzero(keys[1:] == keys[:-1])
             if len(twice):
-                raise Refused(f"table {layout.table}: key {keys[twice[0]]} is there twice")
+                raise _there_twice(layers, int(keys[twice[0]]))
+
+
+def _there_twice(layers: Layers, key: int) -> Refused:
+    table, wanted = layers.layout.table, np.array([key], np.int64)
+    holding = [(run, at) for run in layers.named().runs for at in [run.find(wanted)[0]] if at[0] >= 0]
+    if len(holding) < 2:
+        return Refused(f"table {table}: key {key} is there twice")
+    return same_hash(table, key, (NamesFile(run).checked(at, wanted)[0].as_py() for run, at in holding))
+
+
+def _named(
+    store: ObjectStore, prefix: str, number: int, layout: TableLayout, info: RunInfo, names: pa.LargeBinaryArray | None
+) -> RunInfo:
+    """The run with its names, which are written beside it."""
+    if names is None:
+        return info
+    return msgspec.structs.replace(info, names=write_names(store, prefix, number, layout.table, names))
 
 
 def check_source(source: RowSource, layout: TableLayout, start: int, stop: int) -> None:
@@ -151,8 +197,11 @@ def check_source(source: RowSource, layout: TableLayout, start: int, stop: int) 
         raise InvalidInput(f"table {layout.table}: rows {start} to {stop} of {source.rows}")
 
 
-def rows_at_once(layout: TableLayout, budget: int) -> int:
-    return max(1, min(MAX_KEYS, budget // THREADS // (4 * layout.dim + KEY_BYTES)))
+def rows_at_once(source: RowSource, layout: TableLayout, budget: int) -> int:
+    """Names count by the mean of the first ones, as they are and as they are sorted."""
+    names = source.names(0, min(source.rows, SAMPLE))
+    a_name = 0 if names is None else 2 * -(-names.nbytes // max(1, len(names)))
+    return max(1, min(MAX_KEYS, budget // THREADS // (4 * layout.dim + KEY_BYTES + a_name)))
 
 
 def stretches(source: RowSource, start: int, stop: int, step: int) -> Generator[Part, None, None]:
@@ -185,7 +234,8 @@ def in_step(work: Callable[[P], R], parts: Generator[P, None, None]) -> Iterator
 
 
 def _read(source: RowSource, start: int, out: NDArray[np.float32]) -> Part:
-    keys, values = source.keys(start, start + len(out)), source.read(start, out)
+    names, values = source.names(start, start + len(out)), source.read(start, out)
+    keys = source.keys(start, start + len(out)) if names is None else hash_texts(names)
     if not np.may_share_memory(values, out):
         packing.touch(packing.flat(values))
-    return Part(start, np.arange(start, start + len(out)) if keys is None else keys, values)
+    return Part(start, np.arange(start, start + len(out)) if keys is None else keys, values, names)

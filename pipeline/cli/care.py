@@ -65,6 +65,8 @@ def verify(version: Number = None, config: ConfigFile = None, model: ModelName =
         print_json(found)
     elif found.ok:
         stdout.print(f"[green]version {found.version} is whole[/]: {human_bytes(found.read_bytes)} read, digest {found.digest}")
+        for table, count in found.unnamed.items():
+            stdout.print(escaped(f"table {table}: the log has brought {count:,} rows whose strings no checkpoint has given yet"))
     else:
         stdout.print(f"[red]version {found.version} is damaged[/]")
         print_table(["object", "rule"], [(f.object, f.rule) for f in found.findings])
@@ -90,7 +92,7 @@ def export(
 ) -> None:
     """Write a version out: a table, or a whole checkpoint.
 
-    A table is parquet, with columns key and row; a checkpoint comes with the sidecar by which a trainer restarts from it.
+    A table is parquet: key and row, and name where keys are strings; a checkpoint comes with the sidecar to restart from it.
 
     [dim]penstock export 12 --table customer --output customer.parquet
     penstock export --table customer --before 2026-11-21T10:07:00Z --output before.parquet

@@ -33,8 +33,8 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, spa
 
 
 def fitting_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, spare: Sequence[str], width: int) -> Table:
-    """Cells are text as it is, without markup; numbers stand to the right."""
-    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    """Cells are text, without markup and without what no terminal should get; numbers stand to the right."""
+    cells = [["" if cell is None else printable(str(cell)) for cell in row] for row in rows]
     widths = [max(len(column), *(len(row[at]) for row in cells), 0) for at, column in enumerate(columns)]
     kept = list(range(len(columns)))
     for name in spare:
@@ -45,13 +45,20 @@ def fitting_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, s
         number = bool(cells) and all(row[at].replace(",", "").isdigit() or not row[at] for row in cells)
         table.add_column(columns[at], overflow="fold", justify="right" if number else "left")
     for row in cells:
-        table.add_row(*(escaped(row[at]) for at in kept))
+        table.add_row(*(escape(row[at]) for at in kept))
     return table
 
 
 def escaped(text: object) -> str:
-    """Text in which brackets are brackets, for a console that reads markup."""
-    return escape(str(text))
+    """Text in which brackets are brackets, for a console that reads markup; made `printable`."""
+    return escape(printable(str(text)))
+
+
+def printable(text: str) -> str:
+    """Names that a foreign file chose must not reach a terminal as they are: what would steer it is spelled out."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def human_bytes(count: float) -> str:

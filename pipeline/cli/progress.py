@@ -1,14 +1,15 @@
-"""Progress of long work, on standard error and only where that is a terminal: what goes through the store, counted by a wrapper
-round it. It knows no command, and no command waits for it."""
+"""Progress of long work, on standard error: what goes through the store, counted by a wrapper round it, only where that is a
+terminal; and what is decided on the way, always. It knows no command, and no command waits for it."""
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from .output import stderr
+from .output import escaped, stderr
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,9 +23,32 @@ Count = Callable[[int], object]
 @contextmanager
 def progress(env: Environment, doing: str) -> Iterator[Environment]:
     """The environment, while a line tells how many bytes the store was given or asked for."""
-    if not stderr.is_terminal:
-        yield env
-        return
+    with _told():
+        if stderr.is_terminal:
+            with _watched(env, doing) as watched:
+                yield watched
+        else:
+            yield env
+
+
+class _Teller(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        stderr.print(escaped(record.getMessage()), soft_wrap=True)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Whatever a publisher warns of is said."""
+    logger, teller = logging.getLogger("penstock.publishers"), _Teller(logging.WARNING)
+    logger.addHandler(teller)
+    try:
+        yield
+    finally:
+        logger.removeHandler(teller)
+
+
+@contextmanager
+def _watched(env: Environment, doing: str) -> Iterator[Environment]:
     from rich import progress as bars
 
     columns = (bars.SpinnerColumn(), bars.TextColumn("{task.description}"), bars.FileSizeColumn(), bars.TransferSpeedColumn())

@@ -107,7 +107,8 @@ def delta(
     """
     from penstock.publishers.delta import publish_delta
     from penstock.publishers.folding import publish_delta_from_log
-    from penstock.publishers.sources import checkpoint_source, read_touched
+    from penstock.publishers.sources import checkpoint_source
+    from penstock.publishers.touched_files import read_touched
 
     from ..core.errors import InvalidInput
 

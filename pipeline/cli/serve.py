@@ -9,14 +9,12 @@ import typer
 
 from ..core.errors import InvalidInput, NotFound
 from .options import DELIVERY, TROUBLE, ConfigFile, Json, ModelName, RefName, existing, stored
-from .output import print_json, print_table, stderr, stdout
+from .output import escaped, print_json, print_table, stderr, stdout
 
 if TYPE_CHECKING:
     from ..catalog.catalog import Catalog
     from ..core.ids import Version
     from ..environment import Environment
-
-KEY_RANGE = 2**63
 
 
 class LookupDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,7 +89,7 @@ def replica(
 
 def lookup(
     table: Annotated[str, typer.Option("--table", metavar="T", help="Which table.")],
-    keys: Annotated[list[str], typer.Argument(metavar="KEY...", help="Numbers.")],
+    keys: Annotated[list[str], typer.Argument(metavar="KEY...", help="Numbers, or strings if the table has those.")],
     version: Annotated[int | None, typer.Option("--version", metavar="N", help="Exactly as at this version.")] = None,
     at: Annotated[
         str | None, typer.Option("--replica", metavar="URL", help="Which replica; any that is present by default.")
@@ -108,12 +106,14 @@ def lookup(
 
     from penstock.serving.client import Client
 
-    numbers = [_key(key) for key in keys]
+    from ..core.spelling import key_of, spelled
+
     urls = [at] if at is not None else _present(stored(config, model), table)
     with Client(urls) as client:
-        answer = client.answer(table, np.array(numbers, np.int64), version=version)
-    found = zip(numbers, answer.rows, answer.found, strict=True)
-    rows = {str(key): [float(x) for x in row] if there else None for key, row, there in found}
+        kind = client.key_type(table)
+        answer = client.answer(table, np.array([key_of(key, kind) for key in keys], np.int64), version=version)
+    found = zip(keys, answer.rows, answer.found, strict=True)
+    rows = {spelled(key, kind): [float(x) for x in row] if there else None for key, row, there in found}
     if json:
         print_json(LookupDocument(version=answer.version, timeline=answer.timeline, rows=rows))
         return
@@ -137,7 +137,7 @@ def _present(catalog: Catalog, table: str) -> list[str]:
 
 def trace(
     table: Annotated[str, typer.Option("--table", metavar="T", help="Which table.")],
-    key: Annotated[str, typer.Argument(metavar="KEY", help="A number.")],
+    key: Annotated[str, typer.Argument(metavar="KEY", help="A number, or a string if the table has those.")],
     config: ConfigFile = None,
     model: ModelName = None,
     json: Json = False,
@@ -148,22 +148,25 @@ def trace(
     """
     from penstock.rollback.trace import trace as trace_key
 
+    from ..core.spelling import key_of, spelled
     from ..core.times import format_time
 
     with existing(config, model) as env:
-        found = trace_key(env, table, _key(key))
+        kind = env.schema.table(env.catalog.history().newest.generation(table)).keys
+        found = trace_key(env, table, key_of(key, kind))
     if json:
         print_json(found)
         return
     if not found:
-        stdout.print(f"nothing that is still held has written key {key}")
+        stdout.print(f"nothing that is still held has written key {escaped(spelled(key, kind))}")
         return
+    reshaped = len({entry.table for entry in found}) > 1
     print_table(
         ["when", "written by", "op", "partition", "offset", "publisher", "term", "learned up to", "counts"],
         [
             (
-                format_time(e.at)[:19] + "Z", e.origin, e.op, e.partition, e.offset, e.publisher, e.term,
-                format_time(e.trained_through), "yes" if e.live else "no",
+                format_time(e.at)[:19] + "Z", f"{e.origin}, {e.table}" if reshaped else e.origin, e.op, e.partition, e.offset,
+                e.publisher, e.term, format_time(e.trained_through), "yes" if e.live else "no",
             )
             for e in found
         ],
@@ -199,13 +202,3 @@ def _buckets(env: Environment, text: str | None) -> range | None:
     if not (dash and first.isdigit() and last.isdigit()):
         raise InvalidInput(f"--buckets {text}: A-B is needed, as in 0-127")
     return range(int(first), int(last) + 1)
-
-
-def _key(text: str) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        raise InvalidInput(f"key {text!r} is not a number") from None
-    if not -KEY_RANGE <= number < KEY_RANGE:
-        raise InvalidInput(f"key {text} does not fit 64 bits")
-    return number

@@ -10,7 +10,7 @@ from .documents import FORMAT, Document
 from .errors import Corrupt, InvalidInput
 from .ids import Positions, PublisherId, State, Term
 from .manifest import DenseInfo, RunInfo
-from .times import NEVER, EventTime, WallTime, format_time, parse_time
+from .times import FIRST_US, LAST_US, NEVER, EventTime, WallTime, format_time, parse_time
 
 
 class Touched(Document, frozen=True, kw_only=True):
@@ -57,7 +57,10 @@ class Sidecar(msgspec.Struct, frozen=True, kw_only=True):
             return None
         if isinstance(self.trained_through, str):
             return NEVER if self.trained_through == "never" else EventTime(parse_time(self.trained_through))
-        return EventTime(round(self.trained_through * 1e6))
+        us = self.trained_through * 1e6
+        if not FIRST_US <= us <= LAST_US:
+            raise InvalidInput(f"trained_through {self.trained_through} is not a time in seconds since 1970")
+        return EventTime(round(us))
 
     def encode(self) -> bytes:
         return msgspec.json.format(msgspec.json.encode(self), indent=1)

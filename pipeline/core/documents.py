@@ -7,7 +7,6 @@ Strict: an unknown field, a missing one, or a wrong type is `Corrupt`, and the m
 from __future__ import annotations
 
 import base64
-import binascii
 from typing import TypeVar
 
 import msgspec
@@ -56,7 +55,7 @@ class DigestVector(msgspec.Struct, frozen=True, array_like=True):
         """The words; `Corrupt` when there are not `buckets` of them."""
         try:
             raw = base64.b64decode(self.text, validate=True)
-        except binascii.Error as error:
+        except ValueError as error:
             raise Corrupt(f"digest vector: {error}") from None
         if len(raw) != 8 * buckets:
             raise Corrupt(f"digest vector: {len(raw)} bytes for {buckets} buckets")

@@ -26,17 +26,28 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+LONGEST = 4000
+
 
 class PenstockError(Exception):
-    """`str()` is one line that says what happened and why; `hint` says what to do."""
+    """`str()` is one line that says what happened and why, fit for a terminal whatever the names in it hold (cut to `LONGEST`
+    characters, then escaped); `hint` says what to do."""
 
     exit_code: ClassVar[int] = 1
     retriable: ClassVar[bool] = False
     default_hint: ClassVar[str] = ""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message)
+        super().__init__(_shown(message))
         self.hint = hint or self.default_hint
+
+
+def _shown(message: str) -> str:
+    whole = message if len(message) <= LONGEST else f"{message[: LONGEST // 2]} … {message[3 - LONGEST // 2 :]}"
+    whole = " ".join(whole.splitlines())
+    if whole.isprintable():
+        return whole
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in whole)
 
 
 class InvalidInput(PenstockError):

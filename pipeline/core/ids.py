@@ -51,7 +51,7 @@ class State(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> State:
         """The inverse of `str`; `InvalidInput` for anything else."""
-        found = re.fullmatch(r"(\d+)-(\d+)", text)
+        found = re.fullmatch(r"([0-9]{1,19})-([0-9]{1,19})", text)
         if not found:
             raise InvalidInput(f"state {text!r} is not of the form TIMELINE-MARKER, as in 1-42")
         return cls(Timeline(int(found[1])), Marker(int(found[2])))

@@ -20,14 +20,29 @@ from .times import EventTime, WallTime
 Kind = Literal["birth", "snapshot", "delta", "rollback", "compaction"]
 
 
-class RunInfo(Document, frozen=True, kw_only=True):
-    """One run: a sorted file of rows or of tombstones. `digest` (16 hex digits) is the sum of its hashes; `bytes` of the file."""
+class NamesInfo(Document, frozen=True, kw_only=True):
+    """The texts that the keys of a run stand for (Parquet), one for each of its rows, in their order; `bytes` of the file. The
+    keys themselves tell whether they are what was written."""
+
+    path: str
+    bytes: int
+
+
+class RunInfo(Document, frozen=True, kw_only=True, omit_defaults=True):
+    """One run: a sorted file of rows or of tombstones. `digest` (16 hex digits) is the sum of its hashes; `bytes` of the file.
+    `names`: of the rows of a table whose keys are strings, where they were known."""
 
     path: str
     kind: Literal["rows", "tombstones"]
     rows: int
     bytes: int
     digest: str
+    names: NamesInfo | None = None
+
+    @property
+    def files(self) -> dict[str, int]:
+        """Every object of the run, with its bytes."""
+        return {self.path: self.bytes} | ({} if self.names is None else {self.names.path: self.names.bytes})
 
 
 class DenseInfo(Document, frozen=True, kw_only=True):
@@ -149,10 +164,18 @@ class Manifest(Document, frozen=True, kw_only=True):
     """The trainer's own checkpoint, where it is archived. Replicas never read it."""
     source: Literal["none", "whole", "touched", "compared", "log", "undo"] = "none"
     rollback: Rollback | None = None
+    shapes: dict[str, str] = {}
+    """The generation that readers take for a table, where that is not the first."""
+    retired: tuple[str, ...] = ()
+    """Tables that have gone, and have no rows."""
 
     @property
     def timeline(self) -> Timeline:
         return self.state.timeline
+
+    def generation(self, table: str) -> str:
+        """Which table of the schema holds the rows of `table`."""
+        return self.shapes.get(table, table)
 
     @property
     def rows(self) -> int:
@@ -167,8 +190,8 @@ class Manifest(Document, frozen=True, kw_only=True):
     def bytes(self) -> int:
         """Of everything that this version alone added to the store."""
         parts = self._parts()
-        paths = {run.path: run.bytes for part in parts for run in part.runs}
-        return sum(paths.values()) + sum(found.bytes for found in (self.dense, self.checkpoint) if found is not None)
+        files = {path: size for part in parts for run in part.runs for path, size in run.files.items()}
+        return sum(files.values()) + sum(found.bytes for found in (self.dense, self.checkpoint) if found is not None)
 
     def state_digests(self, buckets: int) -> dict[str, NDArray[np.uint64]] | None:
         """uint64[buckets] per table of the whole state, where it is stated."""
@@ -188,7 +211,7 @@ class Manifest(Document, frozen=True, kw_only=True):
         """Keys of every object that a reader of this version alone may need."""
         parts = self._parts()
         beside = {found.path for found in (self.dense, self.checkpoint) if found is not None}
-        return {run.path for part in parts for run in part.runs} | beside
+        return {path for part in parts for run in part.runs for path in run.files} | beside
 
     def _parts(self) -> list[TableChange | TableFull]:
         undo = self.rollback.undo if self.rollback else {}

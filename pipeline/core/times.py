@@ -19,6 +19,8 @@ WallTime = NewType("WallTime", int)
 NEVER = EventTime(-(2**63))
 """The event time of a state that has learned from nothing."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+FIRST_US, LAST_US = -62_135_596_800_000_000, 253_402_300_799_999_999
+"""What a calendar of the years 1 to 9999 holds."""
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h|d)\Z")
 _UNIT_US = {"us": 1, "ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
 
@@ -46,9 +48,11 @@ def event_time(value: EventTime | datetime | str) -> EventTime:
 
 
 def format_time(us: int) -> str:
-    """RFC 3339 in UTC with as many digits as needed; "never" for `NEVER`."""
+    """RFC 3339 in UTC with as many digits as needed; "never" for `NEVER`, a number and "us" for what no calendar holds."""
     if us == NEVER:
         return "never"
+    if not FIRST_US <= us <= LAST_US:
+        return f"{us} us"
     moment = _EPOCH + timedelta(microseconds=us)
     return moment.isoformat(timespec="microseconds" if us % 1_000_000 else "seconds").replace("+00:00", "Z")
 

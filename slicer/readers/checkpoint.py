@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
+import pyarrow as pa
 from numpy.typing import NDArray
 
 Role = Literal["dense", "embedding", "optimizer", "other"]
@@ -18,8 +19,9 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorInfo:
-    """One tensor. `dtype` is numpy's name for it, or one that numpy lacks, such as "bfloat16"; `nbytes` is the size of its
-    elements in C order, wherever they lie in the file. `role` is a guess by name, shape and dtype."""
+    """One tensor. `dtype` is numpy's name for it, or one that numpy lacks, such as "bfloat16", or "string" for texts of any
+    length; `nbytes` is the size of its elements in C order, wherever they lie in the file. `role` is a guess by name, shape and
+    dtype, where the format does not say."""
 
     name: str
     shape: tuple[int, ...]
@@ -55,6 +57,20 @@ class TensorSource(Protocol):
         ...
 
 
+@runtime_checkable
+class TextSource(Protocol):
+    """A tensor of dtype "string" in one dimension. As `blocks`, each text is its length (uint64, little-endian) and its bytes."""
+
+    @property
+    def info(self) -> TensorInfo: ...
+
+    def texts(self, start: int, stop: int) -> pa.LargeBinaryArray:
+        """The elements [start, stop), without nulls. `InvalidInput` for elements that the tensor does not have."""
+        ...
+
+    def blocks(self, limit_bytes: int) -> Iterator[Array]: ...
+
+
 class Checkpoint(Protocol):
     """An opened checkpoint. Reading takes no more memory than what is returned, plus at most a few MiB.
 
@@ -62,6 +78,12 @@ class Checkpoint(Protocol):
 
     @property
     def format(self) -> str: ...
+
+    @property
+    def partial(self) -> bool:
+        """Whether its tables hold only the rows that changed since another checkpoint. For such a table, `<table>/keys` and
+        `<table>/rows` are what was written, and `<table>/deleted`, where there is one, the keys that went."""
+        ...
 
     @property
     def tensors(self) -> tuple[TensorInfo, ...]:
@@ -79,6 +101,10 @@ class Checkpoint(Protocol):
         ...
 
     def read(self, name: str) -> Array: ...
+
+    def texts(self, name: str, start: int, stop: int) -> pa.LargeBinaryArray:
+        """See `TextSource.texts`; tensors of fixed-width text are given that way as well. `InvalidInput`: it is no text."""
+        ...
 
     def blocks(self, name: str, *, limit_bytes: int = 1 << 20) -> Iterator[Array]: ...
 

@@ -17,13 +17,13 @@ from numpy.lib import format as npy
 from penstock.pipeline.core.errors import Corrupt, Refused, Unsupported
 
 from .checkpoint import TensorInfo, TensorSource
-from .deflated import DeflatedTensor, Inflation
-from .elements import tensor_bytes
-from .mapped_file import MappedFile
+from .files.mapped_file import MappedFile
+from .files.zip_archive import DEFLATED, Member, read_directory
 from .roles import role_of
 from .stored_checkpoint import StoredCheckpoint
-from .strided import StridedTensor
-from .zip_archive import DEFLATED, Member, read_directory
+from .tensors.deflated import DeflatedTensor, Inflation
+from .tensors.elements import tensor_bytes
+from .tensors.strided import StridedTensor
 
 MAGIC = b"\x93NUMPY"
 _HEADER_BYTES = 4096

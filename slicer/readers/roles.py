@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 
 from .checkpoint import Role
-from .elements import is_float
+from .tensors.elements import is_float
 
 _OPTIMIZER = re.compile(
-    r"(^|[./_])(optim(izers?)?|optimizer_states?|exp_avg(_sq)?|max_exp_avg_sq|momentum\d*(_buffer)?|adagrad|adam|rmsprop|ftrl)"
-    r"([./_]|$)|\.OPTIMIZER_SLOT",
+    r"(^|[./_])(optim(izers?)?|optimizer_states?|exp_avg(_sq)?|max_exp_avg_sq|momentum\d*(_buffer)?|adagrad|adam|rmsprop|ftrl"
+    r"|adadelta|adamax|adamw|adamasync|adagraddecay(v2)?|nadam|lamb|beta[12]_power)([./_-]|$)|\.OPTIMIZER_SLOT",
     re.IGNORECASE,
 )
 _EMBEDDING = re.compile(r"embed|(?<![a-z])emb(?![a-z])|(?<![a-z])tables?(?![a-z])", re.IGNORECASE)

@@ -15,14 +15,14 @@ from typing import Any
 from penstock.pipeline.core.errors import Corrupt, Refused, Unsupported
 
 from .checkpoint import TensorInfo
-from .elements import LARGEST, tensor_bytes
-from .mapped_file import MAX_HEADER_BYTES, MappedFile
+from .files.mapped_file import MAX_HEADER_BYTES, MappedFile
 from .roles import role_of
 from .stored_checkpoint import MAX_TENSORS, StoredCheckpoint
-from .strided import StridedTensor
+from .tensors.elements import LARGEST, tensor_bytes
+from .tensors.strided import StridedTensor
 
 INDEX_ENDING = ".safetensors.index.json"
-MAX_FILES = 512
+MAX_FILES = 65_536
 _DTYPES = {
     "BOOL": "bool", "U8": "uint8", "I8": "int8", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
     "F8_E8M0": "float8_e8m0fnu", "U16": "uint16", "I16": "int16", "F16": "float16", "BF16": "bfloat16", "U32": "uint32",

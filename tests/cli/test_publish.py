@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from command_shell import ITEMS, at
 from safetensors.numpy import load_file
 
 from penstock.pipeline.cli import care, output
@@ -164,3 +165,33 @@ def test_an_archived_checkpoint_comes_back_as_it_was(shell):
     assert (found if isinstance(found, dict) else found[0])["version"] == version
     assert (shell.folder / "restart/step_4.npz").read_bytes() == saved.read_bytes()
     assert (shell.folder / "restart/step_4.npz.penstock.json").exists()
+
+
+def test_what_becomes_of_tables_is_said_on_standard_error(shell):
+    """A snapshot with another dim, a delta that clears what was before, and a table that is retired."""
+    wide = np.repeat(np.arange(ITEMS, dtype=np.float32)[:, None], 6, axis=1)
+    path = shell.save("wide.npz", items=wide)
+    told = shell("publish", "delta", path, "--trained-through", at(30))
+    assert (told.code, told.out) == (3, "")
+    assert "table item: dim 6 was asked for, it has dim 4" in told.err
+    assert "penstock publish snapshot" in told.err
+    told = shell("publish", "snapshot", path, "--trained-through", at(30), "--json")
+    assert (told.code, told.err) == (0, "table item: dim 4 becomes 6\n")
+    assert json.loads(told.out)["kind"] == "snapshot"
+    assert shell.json("history")[-2]["why"] == "table item: dim 4 becomes 6"
+    assert shell.json("status")["tables"]["item@2"] == {"dim": 6, "codec": "float32"}
+    output_path = shell.folder / "item.parquet"
+    for version, dim in ((3, 4), (4, 6)):
+        assert shell.json("export", version, "--table", "item", "--output", output_path)["rows"] == ITEMS
+        assert pq.read_schema(output_path).field("row").type.list_size == dim
+    assert {entry["table"] for entry in shell.json("trace", "--table", "item", 30)} == {"item", "item@2"}
+    assert "item@2" in shell("trace", "--table", "item", 30).out
+
+    shell.config.write_text(shell.config.read_text() + "retired = true\n")
+    told = shell("publish", "delta", path, "--trained-through", at(40), "--json")
+    assert (told.code, told.err) == (0, "table item is retired\n")
+    assert json.loads(told.out)["tombstones"] == 2 * ITEMS
+    done = shell.json("rollback", "--to-version", 3, "--table", "item", "--reason", "kept after all", "--wait", "0s")
+    assert done["plan"]["tables"] == ["item", "item@2"]
+    assert shell.json("export", "--table", "item", "--output", output_path)["rows"] == ITEMS
+    assert shell.json("verify")["ok"]

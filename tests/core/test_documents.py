@@ -44,6 +44,8 @@ def test_a_digest_vector_knows_its_length():
         DigestVector.of(digests).array(4)
     with pytest.raises(Corrupt, match="digest vector"):
         DigestVector("no base64!").array(3)
+    with pytest.raises(Corrupt, match="digest vector"):
+        DigestVector("ü").array(3)
 
 
 def test_a_sidecar_takes_what_foreign_trainers_know():

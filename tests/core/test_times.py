@@ -5,7 +5,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.pipeline.core.errors import InvalidInput, NaiveTime
-from penstock.pipeline.core.times import NEVER, event_time, format_time, microseconds, parse_duration, parse_time
+from penstock.pipeline.core.times import (
+    FIRST_US,
+    LAST_US,
+    NEVER,
+    event_time,
+    format_time,
+    microseconds,
+    parse_duration,
+    parse_time,
+)
 
 
 def test_invariant_11_a_naive_time_is_refused_everywhere():
@@ -26,6 +35,13 @@ def test_offsets_name_the_same_moment():
 @given(st.datetimes(min_value=datetime(1800, 1, 1), max_value=datetime(3000, 1, 1), timezones=st.just(UTC)))  # noqa: DTZ001
 def test_text_and_microseconds_are_inverse(moment):
     assert parse_time(format_time(microseconds(moment))) == microseconds(moment)
+
+
+def test_what_no_calendar_holds_is_shown_all_the_same():
+    assert format_time(FIRST_US) == "0001-01-01T00:00:00Z"
+    assert format_time(LAST_US) == "9999-12-31T23:59:59.999999Z"
+    assert format_time(LAST_US + 1) == f"{LAST_US + 1} us"
+    assert format_time(2**63 - 1) == "9223372036854775807 us"
 
 
 def test_never_is_older_than_anything():

@@ -44,7 +44,11 @@ def test_the_tree_of_errors_is_the_one_that_is_drawn():
     assert drawn == {name: (kind.__base__.__name__, kind.exit_code) for name, kind in classes}
 
 
-@pytest.mark.parametrize("page", ["README.md", "ARCHITECTURE.md", "docs/format.md", "docs/cli.md", "examples/retail/README.md"])
+DOCS = [f"docs/{page}.md" for page in ("format", "cli", "checkpoints")]
+PAGES = ["README.md", "ARCHITECTURE.md", *DOCS, "examples/retail/README.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_every_path_that_is_mentioned_exists(page):
     text = (ROOT / page).read_text()
     mentioned = {

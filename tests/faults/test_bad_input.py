@@ -95,7 +95,6 @@ def not_a_number():
 
 CHECKPOINTS = {
     "NaN": ({"items": not_a_number()}, 3, "item"),
-    "wrong dim": ({"items": rows(ITEMS, 2.0)[:, : DIM - 1]}, 3, "item"),
     "duplicate keys": ({"keys": np.array([7] * ITEMS)}, 3, "7"),
     "fewer keys than rows": ({"keys": np.arange(ITEMS - 1)}, 3, "item"),
     "keys that are no integers": ({"keys": np.arange(ITEMS) + 0.5}, 3, "item"),
@@ -112,10 +111,14 @@ def test_a_checkpoint_that_cannot_be_published(shell, refused, case, command):
     shell.json("publish", command, shell.save("good.npz"), *LATER)
 
 
+def test_a_delta_of_another_dim(shell, refused):
+    refused("publish", "delta", shell.save("bad.npz", items=rows(ITEMS, 2.0)[:, : DIM - 1]), *LATER, code=3, says="item: dim 3")
+
+
 def test_a_table_that_the_checkpoint_does_not_have(shell, refused):
     path = shell.folder / "other.npz"
     np.savez(path, customer=rows(CUSTOMERS, 1.0))
-    refused("publish", "delta", path, *LATER, code=5, says="'item/rows'")
+    refused("publish", "delta", path, *LATER, code=5, says="'item/keys'")
 
 
 @pytest.mark.parametrize("kind", ["truncated", "garbage", "empty", "missing"])

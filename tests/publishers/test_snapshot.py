@@ -158,8 +158,8 @@ def test_another_dim_and_a_key_that_is_there_twice_are_refused(shop):
     refused(
         shop.env,
         Refused,
-        "table item: dim 3 was asked for, it was born with dim 2",
-        lambda: publish_snapshot(shop.env, source_of(shop.tables, dim=3), sidecar=sidecar),
+        "table item: dim 3 was asked for, it has dim 2",
+        lambda: publish_delta(shop.env, source_of(shop.tables, dim=3), sidecar=sidecar),
     )
     double = shop.source()
     double.tables["item"].row_keys[1] = double.tables["item"].row_keys[0]

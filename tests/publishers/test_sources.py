@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +13,7 @@ from penstock.pipeline.config import ModelConfig, TableConfig
 from penstock.pipeline.core.errors import InvalidInput, NotFound, Refused, Unsupported
 from penstock.publishers import picking
 from penstock.publishers.picking import locate, take
-from penstock.publishers.sources import array_source, checkpoint_source, read_touched
+from penstock.publishers.sources import array_source, checkpoint_source
 from penstock.slicer.row_source import ArraySource
 
 ROWS = np.arange(12, dtype=np.float32).reshape(6, 2)
@@ -86,8 +84,8 @@ def test_the_dense_slice_is_what_the_patterns_name(path):
         (Refused, "table t is empty", {"tensor": "emb.empty"}),
         (Refused, r"tensor counts of table t is int64\[6\]", {"tensor": "counts"}),
         (Refused, r"tensor cube of table t is float32\[3, 2, 2\]", {"tensor": "cube"}),
-        (Refused, r"keys small/keys are int32\[2\], table t has 3 rows", {"keys": "small/keys", "rows": "user/rows"}),
-        (Refused, r"keys top.bias are float32", {"keys": "top.bias", "rows": "user/rows"}),
+        (Refused, "table t has keys of 2 rows, and rows of 3", {"keys": "small/keys", "rows": "user/rows"}),
+        (Refused, "keys top.bias of table t are float32", {"keys": "top.bias", "rows": "user/rows"}),
     ],
 )
 def test_what_is_no_table_is_refused_by_name(path, error, match, table):
@@ -142,33 +140,6 @@ def test_arrays_must_fit(path):
         array_source({"t": (np.arange(2), ROWS)}, {}, ModelConfig())
     with pytest.raises(NotFound, match="declares no table 'u', but t"):
         array_source({"u": (np.arange(6), ROWS)}, {}, model(t={"tensor": "x"}))
-
-
-def test_files_of_touched_keys(tmp_path):
-    np.savez(tmp_path / "a.npz", item=np.array([3, 1, 3]), user=np.array([], np.int32))
-    assert {t: k.tolist() for t, k in read_touched(tmp_path / "a.npz").items()} == {"item": [1, 3], "user": []}
-    np.save(tmp_path / "a.npy", np.array([7, 5], np.uint32))
-    assert {t: k.tolist() for t, k in read_touched(tmp_path / "a.npy").items()} == {"": [5, 7]}
-    pq.write_table(pa.table({"key": [4, 2, 4], "table": ["b", "a", "b"]}), tmp_path / "a.parquet")
-    assert {t: k.tolist() for t, k in sorted(read_touched(tmp_path / "a.parquet").items())} == {"a": [2], "b": [4]}
-    pq.write_table(pa.table({"key": [4, 2]}), tmp_path / "b.parquet")
-    assert {t: k.tolist() for t, k in read_touched(tmp_path / "b.parquet").items()} == {"": [2, 4]}
-
-
-def test_files_that_hold_no_touched_keys(tmp_path):
-    np.savez(tmp_path / "floats.npz", item=np.array([1.5]))
-    np.savez(tmp_path / "square.npz", item=np.ones((2, 2), np.int64))
-    np.save(tmp_path / "objects.npy", np.array([{}], object), allow_pickle=True)
-    (tmp_path / "text.npz").write_text("1,2,3")
-    (tmp_path / "text.parquet").write_text("1,2,3")
-    pq.write_table(pa.table({"id": [4]}), tmp_path / "other.parquet")
-    pq.write_table(pa.table({"key": [4, None]}), tmp_path / "null.parquet")
-    for name in ("floats.npz", "square.npz", "objects.npy", "text.npz", "text.parquet", "other.parquet", "null.parquet"):
-        with pytest.raises(Refused, match=name) as raised:
-            read_touched(tmp_path / name)
-        assert "\n" not in str(raised.value)
-    with pytest.raises(NotFound, match="no file"):
-        read_touched(tmp_path / "nowhere.npz")
 
 
 @settings(max_examples=60, deadline=None)

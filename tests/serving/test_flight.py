@@ -13,6 +13,7 @@ from worlds import at
 
 from penstock.pipeline.core.errors import InvalidInput, NotFound, Refused, Unreachable, VersionGone
 from penstock.pipeline.core.schema import TableSchema
+from penstock.pipeline.core.text_keys import hash_texts
 from penstock.rollback.execution import execute
 from penstock.rollback.planning import plan_rollback
 from penstock.rollback.target import before_event
@@ -282,3 +283,29 @@ def test_keys_of_any_kind_of_array(world, serve, asked):
     for keys in (list(range(12)), KEYS_OF.astype(np.int32), np.arange(24)[::2] // 2, np.broadcast_to(KEYS_OF, (1, 12))[0]):
         assert np.array_equal(client.lookup("item", keys)[0], expected)
     assert list(itertools.chain(client.lookup("item", [])[1])) == []
+
+
+def test_keys_that_are_strings_are_hashed_by_the_client(world, serve, asked):
+    world.catalog.add_tables({"word": TableSchema(dim=2, codec="float32", width=8, keys="string")})
+    world.model["word"] = {}
+    writer = published(world)
+    server = serve()
+    client = asked(server)
+    writer.put("word", 2, *hash_texts(["a", "é"]).tolist())
+    step(server.replica)
+    for keys in (
+        ["é", "no", "a"],
+        np.array(["é", "no", "a"]),
+        pa.array([b"\xc3\xa9", b"no", b"a"]),
+        hash_texts(["é", "no", "a"]),
+    ):
+        rows, found = client.lookup("word", keys)
+        assert found.tolist() == [True, False, True]
+        assert rows[:, 0].tolist() == [2, 0, 2]
+    several = client.lookup_many({"item": [3, 99], "word": ["a"]})
+    assert {name: there.tolist() for name, (_, there) in several.items()} == {"item": [True, False], "word": [True]}
+    assert (client.key_type("word"), client.key_type("item"), client.key_type("nothing")) == ("string", "int64", "int64")
+    with pytest.raises(InvalidInput, match="table item: its keys are numbers, and texts were asked for"):
+        client.lookup("item", ["3"])
+    with pytest.raises(InvalidInput, match="keys are float64, integers or texts are needed"):
+        client.lookup("item", np.ones(2))

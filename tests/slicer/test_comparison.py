@@ -28,6 +28,9 @@ class Streamed:
     def keys(self, start: int, stop: int):
         return self.whole.keys(start, stop)
 
+    def names(self, start: int, stop: int):
+        return self.whole.names(start, stop)
+
     def read(self, start: int, out):
         out[:] = self.whole.values[start : start + len(out)]
         return out

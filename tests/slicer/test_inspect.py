@@ -5,9 +5,9 @@ import json
 
 import numpy as np
 import pytest
+from tensorflow_files import Stored, write_bundle
 
-from penstock.pipeline.config import parse_config
-from penstock.slicer.inspect import inspect_checkpoint, inspect_with_checksums, proposed_tables
+from penstock.slicer.inspect import inspect_checkpoint, inspect_with_checksums
 from penstock.slicer.readers.roles import role_of
 
 
@@ -16,24 +16,44 @@ def test_the_document_is_that_of_the_interface(tmp_path):
     np.savez(tmp_path / "a.npz", **{"item_emb.weight": np.asfortranarray(rows), "step": np.array(3)})
     assert json.loads(inspect_checkpoint(tmp_path / "a.npz").encode()) == {
         "format": "npz",
+        "partial": False,
         "tensors": [
-            {"name": "item_emb.weight", "shape": [1000, 2], "dtype": "float32", "role": "embedding"},
-            {"name": "step", "shape": [], "dtype": "int64", "role": "other"},
+            {"name": "item_emb.weight", "shape": [1000, 2], "dtype": "float32", "role": "embedding", "rows": 1000, "dim": 2,
+             "nbytes": 8000, "sliced_as": "table item_emb, row number is the key"},
+            {"name": "step", "shape": [], "dtype": "int64", "role": "other", "rows": None, "dim": None, "nbytes": 8,
+             "sliced_as": "left out: buffer"},
         ],
-    }
-    sums = [tensor.sha256 for tensor in inspect_with_checksums(tmp_path / "a.npz").tensors]
+        "tables": [
+            {"name": "item_emb", "rows": 1000, "dim": 2, "nbytes": 8000, "parts": 1, "why": "it looks like an embedding",
+             "config": {"tensor": "item_emb.weight"}},
+        ],
+    }  # fmt: skip
+    read = []
+    sums = [tensor.sha256 for tensor in inspect_with_checksums(tmp_path / "a.npz", read.append).tensors]
     assert sums == [hashlib.sha256(data).hexdigest() for data in (rows.astype("<f4").tobytes(), np.int64(3).tobytes())]
+    assert sum(read) == 8008
 
 
-def test_the_proposal_is_a_config(tmp_path):
-    names = ["model.embeddings.customer.weight", "user.embedding.weight", "item/embeddings:0", "bags.user.weight", "ta ble.emb.0"]
-    np.savez(tmp_path / "a.npz", dense=np.ones((4, 4), "f4"), **{name: np.ones((1000, 2), "f4") for name in names})
-    text = proposed_tables("retail", inspect_checkpoint(tmp_path / "a.npz").tensors)
-    config = parse_config(f'[store]\nurl = "file:///s"\n[log]\nurl = "file:///l"\n{text}', "proposed")
-    tables = config.models["retail"].tables
-    assert sorted(table.tensor for table in tables.values()) == sorted(names)
-    assert {"customer", "user", "item", "user_"} <= tables.keys()
-    assert proposed_tables("retail", []) == ""
+def test_texts_are_summed_with_their_lengths_and_what_cannot_be_read_is_not(tmp_path):
+    tensors = {
+        "user_emb": np.ones((3, 2), np.float32),
+        "user_vocab": [b"10", b"7", b"-3"],
+        "graph": Stored(np.zeros(2, np.uint8), dtype=21, shape=(2,)),
+    }
+    write_bundle(tmp_path / "m.ckpt", tensors)
+    found = {tensor.name: tensor for tensor in inspect_with_checksums(tmp_path / "m.ckpt").tensors}
+    texts = b"".join(len(text).to_bytes(8, "little") + text for text in tensors["user_vocab"])
+    assert found["user_vocab"].sha256 == hashlib.sha256(texts).hexdigest()
+    assert (found["graph"].sha256, found["graph"].sliced_as) == (None, "left out: buffer")
+    table = inspect_checkpoint(tmp_path / "m.ckpt").tables[0]
+    assert (table.config.vocabulary, table.config.key_type) == ("user_vocab", "int64")
+
+
+def test_a_checkpoint_of_changes_says_so(tmp_path):
+    tensors = {"user-sparse_incr_keys": np.arange(1), "user-sparse_incr_values": np.ones((1, 2), np.float32)}
+    write_bundle(tmp_path / "m.ckpt", tensors)
+    found = inspect_checkpoint(tmp_path / "m.ckpt")
+    assert (found.partial, found.tables[0].config.keys) == (True, "user/keys")
 
 
 @pytest.mark.parametrize(

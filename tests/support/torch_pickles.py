@@ -33,6 +33,11 @@ def mapping(items: dict[str, bytes]) -> bytes:
     return b"}(" + b"".join(text(key) + value for key, value in items.items()) + b"u"
 
 
+def instance(module: str, attribute: str, state: bytes) -> bytes:
+    """An object of a class and its state, as dataclasses are pickled."""
+    return name(module, attribute) + b")\x81" + state + b"b"
+
+
 def storage(kind: str, key: str, count: int) -> bytes:
     return tuple_of(text("storage"), name("torch", kind), text(key), text("cpu"), number(count)) + b"Q"
 
@@ -44,7 +49,7 @@ def tensor(stored: bytes, offset: int, shape: tuple[int, ...], strides: tuple[in
 
 
 def write_archive(path, body: bytes, storages: dict[str, bytes] | None = None, *, order: bytes = b"little") -> None:
-    """A `.pt` whose pickle is `body` between PROTO and STOP."""
+    """A `.pt` whose pickle is `body` between PROTO and STOP; `path` may be a stream."""
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("model/data.pkl", b"\x80\x02" + body + b".")
         archive.writestr("model/byteorder", order)

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from penstock.pipeline.core.errors import InvalidInput, NotFound, Refused, Unsupported
+from penstock.pipeline.core.errors import Corrupt, InvalidInput, NotFound, Refused, Unsupported
 from penstock.slicer.inspect import inspect_checkpoint, inspect_with_checksums
 from penstock.slicer.readers import open_checkpoint
 
@@ -125,8 +125,16 @@ def test_a_closed_checkpoint_says_so_and_its_views_stay(retail):
 
 
 def test_what_is_no_checkpoint_is_unsupported(tmp_path):
-    for number, data in enumerate((b"", b"x", b"hello, this is text", b"\x80\x04N.", b"\x89HDF\r\n\x1a\n" + bytes(100))):
+    for number, data in enumerate((b"", b"x", b"hello, this is text", b"\x80\x04N.", b"\x89HDF" + bytes(100))):
         path = tmp_path / f"file{number}"
         path.write_bytes(data)
         with pytest.raises(Unsupported, match="no checkpoint of a known format"):
+            open_checkpoint(path)
+
+
+def test_a_whole_signature_is_its_format_however_broken(tmp_path):
+    for at in (0, 512, 1024):
+        path = tmp_path / f"file{at}"
+        path.write_bytes(bytes(at) + b"\x89HDF\r\n\x1a\n" + bytes(100))
+        with pytest.raises(Corrupt, match="no HDF5 file that can be read"):
             open_checkpoint(path)

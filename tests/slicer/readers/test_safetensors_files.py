@@ -74,6 +74,7 @@ GOOD = {"a": entry()}
         (raw({"a": entry(), "b": entry(offsets=(28, 52))}, bytes(52)), "a hole or an overlap"),
         (raw({"a": entry(), "b": entry(offsets=(20, 44))}, bytes(44)), "a hole or an overlap"),
         (raw({"a": entry(), "b": entry()}, bytes(24)), "a hole or an overlap"),
+        (raw({"\ud800emb": entry()}, bytes(24)), r"tensor '\\ud800emb': a name that is no Unicode text"),
         (raw(GOOD, bytes(23)), "the file at"),
         (raw(GOOD, bytes(25)), "the file at"),
     ],
@@ -167,7 +168,7 @@ def test_an_index_that_lies(sharded):
         ({"a": ".."}, Refused, "which is no file beside the index"),
         ({"a": 7}, Refused, "which is no file beside the index"),
         ({"a": "missing.safetensors"}, NotFound, "no file at .*missing"),
-        ({f"t{i}": f"file{i}" for i in range(600)}, Refused, "a set of 602 files"),
+        ({f"t{i}": f"file{i}" for i in range(65_536)}, Refused, "a set of 65538 files"),
     ]:
         with pytest.raises(error, match=match):
             open_checkpoint(sharded(**changes))

@@ -1,0 +1,1 @@
+"""Files, and the containers that several formats share. Knows no checkpoint."""

@@ -1,0 +1,1 @@
+"""TensorFlow's V2 bundles and what lies beside them."""

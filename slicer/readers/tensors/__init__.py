@@ -1,0 +1,1 @@
+"""What readers make tensors of: elements, and sources of them. Knows no format."""
