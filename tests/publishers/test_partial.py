@@ -6,13 +6,16 @@ import dataclasses
 
 import numpy as np
 import pytest
-from shop import Shop, dense_of, refused, rows_of, source_of, survives_every_failure, written
+from easyrec_deltas import write_step
+from shop import DIM, Shop, dense_of, refused, rows_of, source_of, survives_every_failure, written
 
+from penstock.pipeline.config import DeltaTensors, ModelConfig, TableConfig
 from penstock.pipeline.core.errors import NotFound, Refused
 from penstock.pipeline.core.times import EventTime
 from penstock.publishers.delta import publish_delta
 from penstock.publishers.fanout import publish_part
 from penstock.publishers.snapshot import publish_snapshot
+from penstock.publishers.sources import checkpoint_source
 
 
 @pytest.fixture
@@ -129,3 +132,20 @@ def test_it_survives_every_failure(shop):
         assert rows_of(env, version) == shop.tables
 
     survives_every_failure(shop, lambda env: publish_delta(env, source, sidecar=sidecar), check)
+
+
+def test_a_delta_of_torcheasyrec_goes_on_from_a_whole_checkpoint(tmp_path):
+    declared = TableConfig(
+        tensor="ebc.item.weight", delta=DeltaTensors(keys="ebc.item/keys", rows="ebc.item/rows", deleted="ebc.item/deleted")
+    )
+    shop = Shop(model=ModelConfig(tables={"item": declared}))
+    rows = np.repeat(np.arange(5, dtype=np.float32), DIM).reshape(5, DIM)
+    np.savez(tmp_path / "whole.npz", **{"ebc.item.weight": rows})
+    told = [("ebc.item", key, [value] * DIM) for key, value in ((1, 9.0), (7, 7.0), (3, 0.0))]
+    changed = write_step(tmp_path, [told])
+    with checkpoint_source(tmp_path / "whole.npz", shop.env.model) as source:
+        publish_snapshot(shop.env, source, trained_through=later(shop))
+    with checkpoint_source(changed, shop.env.model) as source:
+        found = publish_delta(shop.env, source, trained_through=later(shop))
+    assert rows_of(shop.env, found) == {"item": {0: 0.0, 1: 9.0, 2: 2.0, 4: 4.0, 7: 7.0}}
+    shop.close()
