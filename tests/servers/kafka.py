@@ -8,6 +8,7 @@ The fixture `kafka_server` gives the broker that PENSTOCK_TEST_KAFKA names, else
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -36,12 +37,25 @@ class KafkaUnavailable(Exception):
 def installed_jars() -> Path:
     """The folder of the broker's jars, fetched with Maven on first use and again when the pom changes."""
     missing = [program for program in ("java", "mvn") if shutil.which(program) is None]
-    stamp = JARS / "stamp"
-    if stamp.exists() and stamp.read_bytes() == POM.read_bytes() and "java" not in missing:
+    if _is_installed() and "java" not in missing:
         return JARS
     if missing:
         raise KafkaUnavailable(f"a Kafka broker needs {' and '.join(missing)}, or PENSTOCK_TEST_KAFKA=host:port")
     JARS.parent.mkdir(parents=True, exist_ok=True)
+    with (JARS.parent / "kafka.lock").open("w") as lock:
+        # Test processes come here at the same time: one fetches, and none takes away what another has begun to use.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not _is_installed():
+            _fetch()
+    return JARS
+
+
+def _is_installed() -> bool:
+    stamp = JARS / "stamp"
+    return stamp.exists() and stamp.read_bytes() == POM.read_bytes()
+
+
+def _fetch() -> None:
     with tempfile.TemporaryDirectory(dir=JARS.parent) as work:
         shutil.copy(POM, Path(work) / "pom.xml")
         jars = Path(work) / "jars"
@@ -51,9 +65,7 @@ def installed_jars() -> Path:
             raise KafkaUnavailable(f"mvn could not fetch Kafka: {(ended.stdout + ended.stderr).strip()[-300:]}")
         (jars / "stamp").write_bytes(POM.read_bytes())
         shutil.rmtree(JARS, ignore_errors=True)
-        with suppress(OSError):
-            jars.rename(JARS)
-    return JARS
+        jars.rename(JARS)
 
 
 class KafkaBroker:
