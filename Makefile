@@ -7,7 +7,7 @@ PACKAGES := pipeline slicer publishers rollback serving examples
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench fuzz format lock clean
+.PHONY: help setup demo test check bench fuzz simulate format lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ bench: $(READY) ## measures, and writes down what was measured
 
 fuzz: $(READY) ## feeds damaged bytes to every parser, SECONDS=300 each; TARGETS="npy onnx"
 	$(BIN)/python tests/fuzz/run.py $(TARGETS) --seconds $(or $(SECONDS),300) --jobs 2
+
+simulate: $(READY) ## runs all of it under a deterministic scheduler with faults, SEEDS=1000 of them; FROM=0 STEPS=40
+	PYTHONPATH=tests $(BIN)/python -m simulation --seeds $(or $(SEEDS),1000) --from $(or $(FROM),0) --steps $(or $(STEPS),40)
 
 format: $(READY) ## formats the code and mends what lint can mend
 	$(BIN)/ruff format .

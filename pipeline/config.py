@@ -19,7 +19,7 @@ ENVIRONMENT = "PENSTOCK_CONFIG"
 DEFAULT = "penstock.toml"
 
 DURATIONS = {
-    "realtime": ("beat", "flush_timeout", "reserve_ahead", "max_event_skew"),
+    "realtime": ("max_staleness", "beat", "flush_timeout", "reserve_ahead", "max_event_skew"),
     "replica": ("refresh", "lease", "max_silence"),
     "recovery": ("window",),
     "retention": ("publish_deadline",),
@@ -42,10 +42,13 @@ class StoreConfig(Section, frozen=True, kw_only=True):
 
 
 class LogConfig(Section, frozen=True, kw_only=True):
-    """`url`: "file:///folder" or "kafka://host:port,host:port". `options` go to the client as they are (SASL, TLS)."""
+    """`url`: "file:///folder" or "kafka://host:port,host:port". `options` go to the client as they are (SASL, TLS).
+    `replicas` and `min_insync_replicas` are what a topic must have, and is made with."""
 
     url: str
     partitions: Positive = 8
+    replicas: Positive = 1
+    min_insync_replicas: Positive = 1
     fsync: Literal["always", "batch", "never"] = "batch"
     options: dict[str, str] = {}
 
@@ -105,12 +108,16 @@ class ModelConfig(Section, frozen=True, kw_only=True):
 
 class RealtimeConfig(Section, frozen=True, kw_only=True):
     """The publisher in the trainer's process. `queue_bytes` bounds what waits to be acknowledged; at the bound `put` waits
-    ("block"), or rows stay for the next delta ("shed"). `reserve_ahead` is needed once two publishers share a model."""
+    ("block"), or rows stay for the next delta: those that come ("shed"), or those that matter least ("priority"), where what
+    matters most goes first, and before it what has waited for `max_staleness`; `sketched_keys` of each table are remembered.
+    `reserve_ahead` is needed once two publishers share a model."""
 
     linger_ms: NotNegative = 2
     record_bytes: Positive = 512 * 1024
     queue_bytes: Positive = 256 * 1024 * 1024
-    overflow: Literal["block", "shed"] = "block"
+    overflow: Literal["block", "shed", "priority"] = "block"
+    max_staleness: str = "10s"
+    sketched_keys: Positive = 1 << 20
     beat: str = "1s"
     flush_timeout: str = "30s"
     reserve_ahead: str = "0s"

@@ -16,7 +16,7 @@ from .core.ids import Partition, Position, Positions
 from .core.schema import ModelSchema
 from .core.times import WallTime
 from .ports.log import UpdateLog
-from .ports.log_checks import LogSettings
+from .ports.log_checks import DEFAULT_RECORD_BYTES, LogSettings
 from .ports.open_log import open_log
 from .ports.open_store import open_store
 from .ports.wall_clock import system_clock
@@ -74,9 +74,7 @@ def create_environment(
     """As `open_environment`, but a model that does not exist is born, with its log."""
     store = open_store(config.store.url, endpoint=config.store.endpoint)
     settings = config.models.get(model, ModelConfig())
-    # Twice the window: the live chain's positions may use half of what the log keeps.
-    create = LogSettings(retention_ms=2 * microseconds(config.recovery.window) // 1000)
-    partitions, options = config.log.partitions, log_options(config)
+    partitions, create, options = config.log.partitions, log_settings(config), log_options(config)
     with closing(open_log(config.log.url, name=model, partitions=partitions, create=create, options=options)) as log:
         who = who or current_user()
         actor = Actor(who=who, now=clock(), why="the first publisher opened the model")
@@ -87,6 +85,17 @@ def create_environment(
 def log_ends(log: UpdateLog) -> Positions:
     """The ends of a log, as positions of a reader that has taken nothing."""
     return Positions(log.identity, tuple(Position(log.end(Partition(p)), {}) for p in range(log.partitions)))
+
+
+def log_settings(config: Config) -> LogSettings:
+    """What the log of a model is made with, and must have."""
+    return LogSettings(
+        # Twice the window: the live chain's positions may use half of what the log keeps.
+        retention_ms=2 * microseconds(config.recovery.window) // 1000,
+        max_record_bytes=max(DEFAULT_RECORD_BYTES, config.realtime.record_bytes),
+        replication_factor=config.log.replicas,
+        min_insync_replicas=config.log.min_insync_replicas,
+    )
 
 
 def log_options(config: Config) -> dict[str, str]:

@@ -34,6 +34,17 @@ def checked_rows(table: str, keys: NDArray[np.int64], rows: ArrayLike) -> NDArra
     return np.ascontiguousarray(found, np.float32)
 
 
+def checked_counts(table: str, keys: NDArray[np.int64], counts: ArrayLike) -> NDArray[np.float64]:
+    """The counts as float64[n], one a key; `InvalidInput` for one that is negative or not finite."""
+    found = np.asarray(counts)
+    if found.shape != keys.shape or (found.size and found.dtype.kind not in "fiu"):
+        raise InvalidInput(f"table {table}: counts are float64[{len(keys)}], not {found.dtype}{list(found.shape)}")
+    made = found.astype(np.float64)
+    if bad := np.flatnonzero(~(np.isfinite(made) & (made >= 0))).tolist():
+        raise InvalidInput(f"table {table}: key {keys[bad[0]]} was asked for {made[bad[0]]} times")
+    return made
+
+
 def put_batch(name: str, table: TableSchema, keys: NDArray[np.int64], rows: NDArray[np.float32], through: EventTime) -> Parcel:
     """`Refused` when a row has another dim than the table, or holds NaN or an infinity: it names the key."""
     if rows.shape[1] != table.dim:

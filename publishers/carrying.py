@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.pipeline.catalog.replay import record_name, replay_live
+from penstock.pipeline.catalog.skipping import read_skips
 from penstock.pipeline.core.checkpoint import Checkpoint
 from penstock.pipeline.core.documents import DigestVector
 from penstock.pipeline.core.hashing import add_puts
@@ -68,7 +69,7 @@ def entries_since(env: Environment, history: History, checkpoint: Checkpoint, pa
     base = history.newest
     assert checkpoint.positions is not None
     position, end = base.positions.partitions[partition], checkpoint.positions.partitions[partition].offset
-    live = replay_live(env.log, env.schema, history, partition, position.offset, base.timeline, end)
+    live = replay_live(env.log, env.schema, history, partition, position.offset, base.timeline, end, read_skips(env.catalog))
     return effective(live, position.readers, base.timeline)
 
 

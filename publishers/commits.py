@@ -181,8 +181,8 @@ def register_whole(
 ) -> Manifest:
     """Registers a whole state as a base beside the chain of trunk version `of`. `ChainBroken` when it is another state than the
     chain's: newcomers would not serve what those serve who followed."""
-    buckets = env.schema.buckets
     history = env.catalog.history()
+    buckets = env.catalog.reload_schema().buckets
     stated, chain = stated_digests(history, of, buckets) or {}, history.chain(of.version)
     for table in sorted(env.schema.tables):
         expected = stated[table] if table in stated else _chain_digests(env, chain, table)

@@ -34,10 +34,10 @@ def compact(env: Environment, version: Version | None = None, *, why: str = "") 
         return of
     if (whole := whole_state(history, of)) is not None:
         return whole
-    chain = history.chain(of.version)
+    schema, chain = env.catalog.reload_schema(), history.chain(of.version)  # tables may have been born since it was read
     upload = leases.open_upload(env.catalog, purpose=f"compaction of version {of.version}", actor=env.actor(why))
     full = {}
-    for name in env.schema.tables:
+    for name in schema.tables:
         if table_layers(chain, name):
             full[name] = merged_table(env, chain, name, data_prefix(env, upload))
     return register_whole(env, of, full, upload, kind="compaction", why=why)

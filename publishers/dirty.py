@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from penstock.pipeline.catalog.catalog import Catalog
 from penstock.pipeline.catalog.checkpoints import last_marker, read_checkpoint
 from penstock.pipeline.catalog.replay import replay_live
+from penstock.pipeline.catalog.skipping import read_skips
 from penstock.pipeline.core.checkpoint import Checkpoint
 from penstock.pipeline.core.errors import NotFound, PositionGone
 from penstock.pipeline.core.history import History
@@ -100,10 +101,10 @@ def _from_log(
     publisher: PublisherId,
     found: Dirty,
 ) -> None:
-    schema = catalog.schema()
+    schema, skips = catalog.schema(), read_skips(catalog)
     assert origin.positions is not None
     for p, position in enumerate(origin.positions.partitions):
-        entries = replay_live(log, schema, history, Partition(p), position.offset, origin.state.timeline, opened[p])
+        entries = replay_live(log, schema, history, Partition(p), position.offset, origin.state.timeline, opened[p], skips)
         try:
             for _, record, *_ in entries:
                 if record.kind == RecordKind.ROWS and record.publisher in mine:

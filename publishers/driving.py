@@ -28,8 +28,8 @@ from .touched import TouchedKeys
 
 IDLE_S = 0.05
 """How often the driver looks round when nothing was put."""
-QUEUE_PARTS = 4
-"""A batch goes into the queue in parts of this share of it."""
+QUEUE_PARTS, PART_BYTES = 4, 4 << 20
+"""A batch goes into the queue in parts of this share of it, and no larger than this, so that nobody waits long for the gate."""
 
 
 class Driver:
@@ -64,20 +64,25 @@ class Driver:
     def accept(self, batch: Parcel) -> None:
         """Queues a batch; waits for room, or lets it be kept back for the next delta, as the overflow setting says."""
         limit, deadline = self.settings.queue_bytes, self.deadline()
-        for part in chunks(batch, limit // QUEUE_PARTS):
+        for part in chunks(batch, min(limit // QUEUE_PARTS, PART_BYTES)):
             with self.stream.gate:
                 self._wait_while_held(deadline)
                 if self.settings.overflow == "block":
                     self._wait_for_room(part, deadline)
                 self.rows_put += len(part.keys)
                 self.changes += 1
-                if self._has_room(part):
-                    self.touched.sent(part.table, part.keys)
-                    self.stream.outbox.add(replace(part, through=self.stream.through))
-                else:
-                    self.touched.kept_back(part.table, part.keys)
-                    self.rows_shed += len(part.keys)
+                if self.settings.overflow == "shed" and not self._has_room(part):
+                    self._shed(part.table, part.keys)
+                    continue
+                self.touched.sent(part.table, part.keys)
+                self.stream.outbox.add(replace(part, through=self.stream.through), now=self.now())
+                for table, keys in self.stream.give_way().items():
+                    self._shed(table, keys)
         self._wake.set()
+
+    def _shed(self, table: str, keys: NDArray[np.int64]) -> None:
+        self.touched.kept_back(table, keys)
+        self.rows_shed += len(keys)
 
     def keep_back(self, table: str, keys: NDArray[np.int64]) -> None:
         """Touched, but not sent."""
@@ -107,7 +112,7 @@ class Driver:
             self.wait_until_free(deadline)
             with self.stream.line:
                 if not self.held:
-                    self.stream.step(now=self.now())
+                    self.stream.pass_on(clock=self.now, deadline=deadline)
                     self.stream.announce(dense, now=self.now())
                     announced = True
         self._wake.set()
@@ -119,7 +124,7 @@ class Driver:
 
     def _until(self, deadline: float) -> None:
         try:
-            self.stream.drain(now=self.now(), deadline=deadline)
+            self.stream.drain(clock=self.now, deadline=deadline)
         except Superseded as error:
             self._fail(error)
             raise

@@ -6,9 +6,12 @@ have them, and the next one would not know that it owes them.
 
 from __future__ import annotations
 
+import logging
+
 from penstock.pipeline.catalog import leases
 from penstock.pipeline.catalog.checkpoints import checkpoints_between, last_marker, read_checkpoint
 from penstock.pipeline.catalog.replay import record_name
+from penstock.pipeline.catalog.skipping import read_skips
 from penstock.pipeline.core.checkpoint import Checkpoint
 from penstock.pipeline.core.dense import DenseFold
 from penstock.pipeline.core.errors import NotFound, Refused
@@ -26,6 +29,10 @@ from .carrying import carry, entries_since
 from .commits import PROMOTE, Collected, Written, commit_checkpoint, data_prefix
 from .schema_change import plan_log, tell
 
+log = logging.getLogger(__name__)
+
+FEW = 8
+"""How many places are named in a reason."""
 WRITE_AT_BYTES = 256 << 20
 """Partitions share no keys, so what was read of some is written before the next once it is more than this."""
 
@@ -41,9 +48,10 @@ def publish_delta_from_log(env: Environment, *, promote: tuple[str, ...] = PROMO
     touched = _check_sent(env, base, checkpoint)
     plan = plan_log(env, base)
     tell(plan, base)
+    why = _with_skipped(env, base, checkpoint, plan.reason(why))
     upload = leases.open_upload(env.catalog, purpose=f"delta of state {checkpoint.state} from the log", actor=env.actor(why))
     written = _folded(env, history, checkpoint, plan, touched, data_prefix(env, upload))
-    return commit_checkpoint(env, checkpoint, base, written, kind="delta", upload=upload, promote=promote, why=plan.reason(why))
+    return commit_checkpoint(env, checkpoint, base, written, kind="delta", upload=upload, promote=promote, why=why)
 
 
 def _newest_checkpoint(env: Environment, base: Manifest) -> Checkpoint | None:
@@ -71,6 +79,19 @@ def _check_sent(env: Environment, base: Manifest, checkpoint: Checkpoint) -> set
                     hint="publish the delta from the trainer's checkpoint: `penstock publish delta PATH`",
                 )
     return tables
+
+
+def _with_skipped(env: Environment, base: Manifest, checkpoint: Checkpoint, why: str) -> str:
+    """`why`, and which records the fold passes over; said as well, since this version owes what they held."""
+    assert checkpoint.positions is not None
+    starts, ends = ([position.offset for position in found.partitions] for found in (base.positions, checkpoint.positions))
+    skipped = read_skips(env.catalog).between(starts, ends)
+    if not skipped:
+        return why
+    places = ", ".join(f"partition {partition} offset {offset}" for partition, offset in skipped[:FEW])
+    told = f"without what was skipped: {places}{', …' if len(skipped) > FEW else ''}"
+    log.warning("%s; a whole checkpoint that is compared next brings what those %d records held", told, len(skipped))
+    return f"{why}; {told}" if why else told
 
 
 def _folded(

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from penstock.pipeline.catalog.catalog import Catalog
 from penstock.pipeline.catalog.leases import open_claim, publisher_term
-from penstock.pipeline.catalog.replay import replay
+from penstock.pipeline.catalog.replay import replay_around
+from penstock.pipeline.catalog.skipping import read_skips
 from penstock.pipeline.core.coordination import Claim
 from penstock.pipeline.core.errors import CommitConflict, Fenced, PositionGone, Superseded
 from penstock.pipeline.core.history import History
@@ -78,12 +79,12 @@ def fenced_rows(catalog: Catalog, log: UpdateLog, publisher: PublisherId, timeli
     history = catalog.history()
     fences = first_fences(history, timeline)
     found: dict[str, list[NDArray[np.int64]]] = {}
-    schema = catalog.schema()
+    schema, skips = catalog.schema(), read_skips(catalog)
     for p in range(schema.partitions if fences else 0):
         partition = Partition(p)
         start = max(fences[p], log.begin(partition))
         try:
-            for _, record, *_ in replay(log, schema, partition, start, log.end(partition)):
+            for _, record, *_ in replay_around(log, schema, partition, start, log.end(partition), skips):
                 mine = record.publisher == publisher and record.timeline == timeline
                 if mine and record.kind == RecordKind.ROWS:
                     found.setdefault(record.table, []).append(record.keys.copy())

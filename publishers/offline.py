@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from penstock.pipeline.catalog import leases
 from penstock.pipeline.catalog.checkpoints import finish_checkpoint, marked_checkpoint, open_checkpoint
 from penstock.pipeline.catalog.replay import replay_live
+from penstock.pipeline.catalog.skipping import read_skips
 from penstock.pipeline.core.checkpoint import Checkpoint, Sidecar, Touched
 from penstock.pipeline.core.errors import CommitConflict, InvalidInput, NotResumable, OutcomeUnknown, Refused, Superseded
 from penstock.pipeline.core.history import History, effective
@@ -120,10 +121,10 @@ def _marked_now(env: Environment, history: History, through: EventTime, touched:
 
 def _passed(env: Environment, history: History, markers: Positions) -> Positions:
     """Positions behind the markers, with every publisher's newest record. `Refused` when rows stand before them."""
-    newest, rows, partitions = history.newest, 0, []
+    newest, rows, partitions, skips = history.newest, 0, [], read_skips(env.catalog)
     for p, (position, marker) in enumerate(zip(newest.positions.partitions, markers.partitions, strict=True)):
         readers = dict(position.readers)
-        entries = replay_live(env.log, env.schema, history, Partition(p), position.offset, newest.timeline, marker.offset)
+        entries = replay_live(env.log, env.schema, history, Partition(p), position.offset, newest.timeline, marker.offset, skips)
         for _, record, *_ in effective(entries, position.readers, newest.timeline):
             readers[record.publisher] = Reader(record.term, record.seq)
             rows += len(record.keys)

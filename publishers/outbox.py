@@ -7,8 +7,9 @@ together under the newer time; the rows stay safe, the cut gets coarser. It know
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +17,12 @@ from numpy.typing import NDArray
 from penstock.pipeline.core.ids import Partition
 from penstock.pipeline.core.records import NO_ROWS, row_record_bytes
 from penstock.pipeline.core.schema import ModelSchema
-from penstock.pipeline.core.times import EventTime
+from penstock.pipeline.core.times import EventTime, WallTime
 from penstock.slicer.packing import flat, gather
 
 from .folding_kernels import newest_by_partition
 
+Keys = dict[str, NDArray[np.int64]]
 MAX_STEPS = 64
 """Steps of `trained_through` that are kept apart while they wait."""
 OVERHEAD_BYTES = 256
@@ -43,77 +45,115 @@ class Parcel:
         return OVERHEAD_BYTES + self.keys.nbytes + self.rows.nbytes
 
 
-@dataclass(slots=True)
-class Outbox:
-    """Takes batches in the order of their puts; `drain` empties it. `nbytes` is what waits."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packing:
+    """What parcels are cut for: `record_bytes` at most in a record of `publisher`."""
 
     schema: ModelSchema
     publisher: str
     record_bytes: int
-    nbytes: int = 0
-    _waiting: list[Parcel] = field(default_factory=list)
 
-    def __len__(self) -> int:
-        return len(self._waiting)
 
-    def add(self, batch: Parcel) -> None:
-        """Queues a batch behind those before it; its arrays must not change any more."""
-        self._waiting.append(batch)
-        self.nbytes += batch.nbytes
+class Waiting(Protocol):
+    """What was put and was not taken yet. `nbytes` is what it holds. Not for several threads at once."""
 
-    def restock(self, parcels: list[Parcel], through: EventTime) -> None:
+    schema: ModelSchema
+
+    @property
+    def nbytes(self) -> int: ...
+
+    def add(self, batch: Parcel, *, now: WallTime) -> None:
+        """A batch, behind those before it; its arrays must not change any more."""
+
+    def give_way(self, limit: int) -> Keys:
+        """Drops what matters least until `nbytes` is within `limit`; the keys that were dropped, per table."""
+
+    def take(self, room: int, *, through: EventTime, now: WallTime) -> list[Parcel]:
+        """Batches to send now, in this order; all later ones are sent at or after `through`, the newest time so far."""
+
+    def restock(self, parcels: list[Parcel], *, through: EventTime) -> None:
         """Puts parcels whose fate is unknown before all that waits, to be sent again as of `through`, the newest time so far:
         within a term times only grow."""
-        again = [*parcels, *self._waiting]
-        self._waiting = [Parcel(table=parcel.table, keys=parcel.keys, rows=parcel.rows, through=through) for parcel in again]
-        self.nbytes = sum(parcel.nbytes for parcel in self._waiting)
 
-    def drain(self) -> list[Parcel]:
-        """All that waits as parcels no larger than `record_bytes` (one row at least), in the order to send them."""
-        waiting, self._waiting, self.nbytes = self._waiting, [], 0
-        steps = _steps(waiting)
-        together = -(-len(steps) // MAX_STEPS) or 1
-        parcels: list[Parcel] = []
-        for at in range(0, len(steps), together):
-            group = [batch for step in steps[at : at + together] for batch in step]
-            tables: dict[str, list[Parcel]] = {}
-            for batch in group:
-                tables.setdefault(batch.table, []).append(batch)
-            for table, batches in tables.items():
-                parcels += self._folded(table, batches, group[-1].through)
-        return parcels
+    def keys(self) -> Keys:
+        """The keys that wait, per table; one may be there more than once."""
 
-    def keys(self) -> dict[str, list[NDArray[np.int64]]]:
-        """The keys that wait, per table."""
-        found: dict[str, list[NDArray[np.int64]]] = {}
-        for batch in self._waiting:
-            found.setdefault(batch.table, []).append(batch.keys)
-        return found
 
-    def _folded(self, table: str, batches: list[Parcel], through: EventTime) -> Iterator[Parcel]:
-        schema, width = self.schema, self.schema.table(table).width
-        keys = np.concatenate([batch.keys for batch in batches])
-        puts = np.concatenate([np.arange(len(batch.keys)) < len(batch.rows) for batch in batches])
-        filled = [batch.rows for batch in batches if len(batch.rows)] or [np.empty((0, width), np.uint8)]
-        rows = filled[0] if len(filled) == 1 else np.concatenate(filled)
-        row_at = np.cumsum(puts) - 1
-        slots = np.empty(1 << max(1, (2 * len(keys) - 1).bit_length()), np.int64)
-        order, bounds = newest_by_partition(keys, ~puts, schema.buckets, schema.partitions, slots)
-        fixed = row_record_bytes(rows=0, tombstones=0, width=0, publisher=self.publisher, table=table)
-        room = max(self.record_bytes - fixed, 8 + width)
-        for p in range(schema.partitions):
-            put_at, deleted_at = order[bounds[2 * p] : bounds[2 * p + 1]], order[bounds[2 * p + 1] : bounds[2 * p + 2]]
-            while len(put_at) or len(deleted_at):
-                some_puts, put_at = np.split(put_at, [room // (8 + width)])
-                left = (room - len(some_puts) * (8 + width)) // 8
-                some_deleted, deleted_at = np.split(deleted_at, [left])
-                some = np.empty((len(some_puts), width), np.uint8) if len(some_puts) else NO_ROWS
-                if len(some_puts):
-                    gather(flat(rows), row_at[some_puts], width, flat(some))
-                yield Parcel(
-                    table=table, keys=keys[np.concatenate((some_puts, some_deleted))], rows=some, through=through,
-                    partition=Partition(p),
-                )  # fmt: skip
+@dataclass(slots=True)
+class Outbox:
+    """Waits in the order of the puts. Nothing gives way: whoever adds has asked for room before."""
+
+    schema: ModelSchema
+    nbytes: int = 0
+    _batches: list[Parcel] = field(default_factory=list)
+
+    def add(self, batch: Parcel, *, now: WallTime) -> None:
+        self._batches.append(batch)
+        self.nbytes += batch.nbytes
+
+    def give_way(self, limit: int) -> Keys:
+        return {}
+
+    def take(self, room: int, *, through: EventTime, now: WallTime) -> list[Parcel]:
+        """All there is: folding costs each row once, however long it is on its way."""
+        taken, self._batches, self.nbytes = self._batches, [], 0
+        return taken
+
+    def restock(self, parcels: list[Parcel], *, through: EventTime) -> None:
+        self._batches = [replace(parcel, through=through) for parcel in [*parcels, *self._batches]]
+        self.nbytes = sum(parcel.nbytes for parcel in self._batches)
+
+    def keys(self) -> Keys:
+        return keys_of(self._batches)
+
+
+def keys_of(parcels: Iterable[Parcel]) -> Keys:
+    found: dict[str, list[NDArray[np.int64]]] = {}
+    for parcel in parcels:
+        found.setdefault(parcel.table, []).append(parcel.keys)
+    return {table: np.concatenate(keys) for table, keys in found.items()}
+
+
+def packed(batches: list[Parcel], packing: Packing, *, most_steps: int = MAX_STEPS) -> list[Parcel]:
+    """The batches as parcels no larger than a record may be (one row at least), in the order to send them; of `most_steps` steps
+    of time at most."""
+    steps = _steps(batches)
+    together = -(-len(steps) // most_steps) or 1
+    parcels: list[Parcel] = []
+    for at in range(0, len(steps), together):
+        group = [batch for step in steps[at : at + together] for batch in step]
+        tables: dict[str, list[Parcel]] = {}
+        for batch in group:
+            tables.setdefault(batch.table, []).append(batch)
+        for table, same in tables.items():
+            parcels += _folded(table, same, group[-1].through, packing)
+    return parcels
+
+
+def _folded(table: str, batches: list[Parcel], through: EventTime, packing: Packing) -> Iterator[Parcel]:
+    schema, width = packing.schema, packing.schema.table(table).width
+    keys = np.concatenate([batch.keys for batch in batches])
+    puts = np.concatenate([np.arange(len(batch.keys)) < len(batch.rows) for batch in batches])
+    filled = [batch.rows for batch in batches if len(batch.rows)] or [np.empty((0, width), np.uint8)]
+    rows = filled[0] if len(filled) == 1 else np.concatenate(filled)
+    row_at = np.cumsum(puts) - 1
+    slots = np.empty(1 << max(1, (2 * len(keys) - 1).bit_length()), np.int64)
+    order, bounds = newest_by_partition(keys, ~puts, schema.buckets, schema.partitions, slots)
+    fixed = row_record_bytes(rows=0, tombstones=0, width=0, publisher=packing.publisher, table=table)
+    room = max(packing.record_bytes - fixed, 8 + width)
+    for p in range(schema.partitions):
+        put_at, deleted_at = order[bounds[2 * p] : bounds[2 * p + 1]], order[bounds[2 * p + 1] : bounds[2 * p + 2]]
+        while len(put_at) or len(deleted_at):
+            some_puts, put_at = np.split(put_at, [room // (8 + width)])
+            left = (room - len(some_puts) * (8 + width)) // 8
+            some_deleted, deleted_at = np.split(deleted_at, [left])
+            some = np.empty((len(some_puts), width), np.uint8) if len(some_puts) else NO_ROWS
+            if len(some_puts):
+                gather(flat(rows), row_at[some_puts], width, flat(some))
+            yield Parcel(
+                table=table, keys=keys[np.concatenate((some_puts, some_deleted))], rows=some, through=through,
+                partition=Partition(p),
+            )  # fmt: skip
 
 
 def _steps(batches: list[Parcel]) -> list[list[Parcel]]:

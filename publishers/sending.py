@@ -68,6 +68,7 @@ class Sender:
     """Per partition the newest time that an acknowledged beat has reserved; it outlives the term, as every record counts."""
     records: int = 0
     rows: int = 0
+    acknowledged_bytes: int = 0
     """Acknowledged so far."""
     _kept: list[deque[Sent]] = field(default_factory=list)
 
@@ -152,6 +153,7 @@ class Sender:
         self.nbytes -= sent.nbytes
         self.ends[partition] = Offset(offset + 1)
         self.records += 1
+        self.acknowledged_bytes += sent.nbytes
         if sent.parcel is not None:
             self.rows += len(sent.parcel.keys)
         if sent.kind == RecordKind.BEAT:

@@ -16,7 +16,9 @@ class RealtimeSettings:
     linger_s: float = 0.002
     record_bytes: int = 512 << 10
     queue_bytes: int = 256 << 20
-    overflow: Literal["block", "shed"] = "block"
+    overflow: Literal["block", "shed", "priority"] = "block"
+    max_staleness_us: int = 10_000_000
+    sketched_keys: int = 1 << 20
     beat_us: int = 1_000_000
     flush_timeout_s: float = 30.0
     reserve_us: int = 0
@@ -28,7 +30,8 @@ class RealtimeSettings:
     def of(cls, config: RealtimeConfig) -> RealtimeSettings:
         return cls(
             linger_s=config.linger_ms / 1000, record_bytes=config.record_bytes, queue_bytes=config.queue_bytes,
-            overflow=config.overflow, beat_us=parse_duration(config.beat),
+            overflow=config.overflow, max_staleness_us=parse_duration(config.max_staleness), sketched_keys=config.sketched_keys,
+            beat_us=parse_duration(config.beat),
             flush_timeout_s=parse_duration(config.flush_timeout) / 1e6, reserve_us=parse_duration(config.reserve_ahead),
             skew_us=parse_duration(config.max_event_skew), touched_keys=config.touched_keys, on_restart=config.on_restart,
         )  # fmt: skip

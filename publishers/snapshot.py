@@ -87,7 +87,8 @@ def sliced(env: Environment, source: Source, upload: Upload) -> dict[str, TableF
 
 def merged_others(env: Environment, of: Manifest, full: Mapping[str, TableFull], upload: Upload) -> dict[str, TableFull]:
     """The generations that the source has no rows of, as the chain of `of` has them."""
-    history, buckets = env.catalog.history(), env.schema.buckets
+    history = env.catalog.history()
+    buckets = env.catalog.reload_schema().buckets
     # A run of several processes may be joined again after a crash, in the same folder.
     prefix = f"{data_prefix(env, upload)}/others-{env.catalog.new_id()}"
     stated, chain, found = stated_digests(history, of, buckets) or {}, history.chain(of.version), {}

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -25,12 +27,16 @@ from penstock.pipeline.core.records import RecordKind
 from penstock.pipeline.core.schema import ModelSchema
 from penstock.pipeline.core.times import NEVER, EventTime, WallTime, format_time
 
-from .outbox import Outbox
+from .outbox import Keys, Outbox, Packing, Parcel, Waiting, keys_of, packed
+from .ranking import Ranking
 from .sending import Sender
 from .settings import RealtimeSettings
+from .window import Window
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.005, 1.0
 """How long to leave a log alone that has just failed."""
+EVERYTHING = 1 << 62
+"""Room for all that waits."""
 
 
 @dataclass(slots=True)
@@ -49,30 +55,55 @@ class Stream:
     terms_opened: int = 1
     line: threading.RLock = field(default_factory=threading.RLock)
     gate: threading.Condition = field(default_factory=threading.Condition)
-    outbox: Outbox = field(init=False)
-    _moving_bytes: int = 0
+    outbox: Waiting = field(init=False)
+    window: Window = field(init=False)
+    _ready: deque[Parcel] = field(default_factory=deque)
+    """Folded and next to be sent; taken from the outbox, whose rows come after."""
+    _ready_bytes: int = 0
+    _ready_through: EventTime = NEVER
+    """`through` as of when the outbox was last taken from."""
+    _left_bytes: int = 0
+    """What the window held back, as of the last step."""
+    _fold_from: int = EVERYTHING
+    """Bytes not folded into one step from which on they are; what is ranked is folded as it comes."""
+    _folded_bytes: int = 0
+    """What of the ready ones is one step, each key once."""
     _announced: int = 0
     _asked: EventTime = NEVER
     _taking: str = ""
 
     def __post_init__(self) -> None:
-        self.sent_through = self.through
-        self.outbox = self._empty_outbox()
-
-    def _empty_outbox(self) -> Outbox:
-        return Outbox(self.schema, self.sender.publisher, self._record_bytes())
+        self.sent_through = self._ready_through = self.through
+        settings = self.settings
+        self.window = Window(settings.queue_bytes)
+        self.outbox, self._fold_from = Outbox(self.schema), settings.queue_bytes // 8
+        if settings.overflow == "priority":
+            self.outbox = Ranking(self.schema, settings.queue_bytes, settings.max_staleness_us, settings.sketched_keys)
+            self._fold_from = EVERYTHING
 
     @property
     def schema(self) -> ModelSchema:
         return self.sender.schema
 
-    def _record_bytes(self) -> int:
-        return min(self.settings.record_bytes, self.sender.log.max_record_bytes)
-
     @property
     def queued_bytes(self) -> int:
         """Rows that wait or are not acknowledged."""
-        return self.outbox.nbytes + self._moving_bytes + self.sender.nbytes
+        return self.outbox.nbytes + self._ready_bytes + self.sender.nbytes
+
+    def give_way(self) -> Keys:
+        """Drops from the outbox what there is no room for, and what could not be sent before it is stale, half of the log's speed
+        being kept for what matters more; the keys dropped, per table. `gate` is held."""
+        under_way = self._ready_bytes + self.sender.nbytes
+        limit = self.settings.queue_bytes - under_way
+        if self.window.rate:
+            limit = min(limit, max(int(self.window.rate * self.settings.max_staleness_us / 2e6), self.window.nbytes))
+        return self.outbox.give_way(limit)
+
+    def weigh(self, table: str, keys: NDArray[np.int64], counts: NDArray[np.float64]) -> None:
+        """How often keys were asked for; only what is ranked needs it."""
+        with self.gate:
+            if isinstance(self.outbox, Ranking):
+                self.outbox.weigh(table, keys, counts)
 
     @property
     def renewing(self) -> bool:
@@ -107,18 +138,69 @@ class Stream:
     # ---- steps: `line` is held -------------------------------------------------------------------------------------------
 
     def step(self, *, now: WallTime) -> None:
-        """Settles what was acknowledged, opens a new term if the fate of a record is unknown, and sends what waits."""
+        """Settles what was acknowledged, opens a new term if the fate of a record is unknown, and sends what waits, as far as the
+        log keeps up."""
+        self._settle(now)
+        room = self.window.room(self.sender.nbytes)
+        self._left_bytes = self.outbox.nbytes
+        if not self._ready and room:
+            self._fill(room, now=now)
+        elif self.outbox.nbytes + self._ready_bytes - self._folded_bytes > max(self._fold_from, self._folded_bytes // 4):
+            self._fold(now=now)
+        self._send(room, now=now)
+
+    def _settle(self, now: WallTime) -> None:
         self.sender.settle()
+        self.window.observe(self.sender.acknowledged_bytes, waiting=self._left_bytes + self._ready_bytes, now=now)
         if self.sender.broken is not None:
             self._renew(now)
+
+    def _fill(self, room: int, *, now: WallTime) -> None:
+        """Makes what waits ready, behind what is ready: all, or about `room` bytes where it is ranked."""
         with self.gate:
-            full, self.outbox = self.outbox, self._empty_outbox()
-            self._moving_bytes, self.sent_through = full.nbytes, self.through
-        for parcel in full.drain():
+            batches = self.outbox.take(room, through=self.through, now=now)
+            self._ready_through, self._left_bytes = self.through, self.outbox.nbytes
+            ready = len(self._ready)
+            self._ready.extend(batches)
+            self._ready_bytes += sum(batch.nbytes for batch in batches)
+        self._make_ready(ready, packed(batches, self._packing()))
+
+    def _fold(self, *, now: WallTime) -> None:
+        """The log is far behind: what is ready and what waits become one step of time, each key once."""
+        with self.gate:
+            self._ready.extend(self.outbox.take(EVERYTHING, through=self.through, now=now))
+            self._ready_through = self.through
+            self._ready_bytes = sum(batch.nbytes for batch in self._ready)
+        self._make_ready(0, packed(list(self._ready), self._packing(), most_steps=1))
+        self._folded_bytes = self._ready_bytes
+
+    def _packing(self) -> Packing:
+        record_bytes = min(self.settings.record_bytes, self.sender.log.max_record_bytes)
+        return Packing(schema=self.schema, publisher=self.sender.publisher, record_bytes=record_bytes)
+
+    def _make_ready(self, kept: int, parcels: list[Parcel]) -> None:
+        with self.gate:
+            self._ready = deque([*list(self._ready)[:kept], *parcels])
+            self._ready_bytes = sum(parcel.nbytes for parcel in self._ready)
+            self.gate.notify_all()
+
+    def _send(self, room: int, *, now: WallTime) -> None:
+        """Sends what is ready, up to the first parcel that has no room."""
+        due: list[Parcel] = []
+        with self.gate:
+            while self._ready and room > 0:
+                due.append(self._ready.popleft())
+                room -= due[-1].nbytes
+            if not self._ready:
+                self.sent_through = self._ready_through
+            elif due:
+                self.sent_through = due[-1].through
+        for parcel in due:
             self.sender.send(parcel, now=now)
         self.reserve(self.sent_through, now=now)
         with self.gate:
-            self._moving_bytes = 0
+            self._ready_bytes -= sum(parcel.nbytes for parcel in due)
+            self._folded_bytes = min(self._folded_bytes, self._ready_bytes)
             self.gate.notify_all()
 
     def beat(self, *, now: WallTime) -> None:
@@ -135,26 +217,43 @@ class Stream:
         text = msgspec.json.encode(announcement, order="sorted").decode()
         self.sender.send_everywhere(RecordKind.DENSE, self.sent_through, now=now, text=text)
 
-    def drain(self, *, now: WallTime, deadline: float) -> None:
-        """Sends what waits and returns once all is acknowledged, in new terms if need be. `OutcomeUnknown` when that has not
-        happened by `deadline` (of `time.monotonic`), `Superseded` when another process has the publisher's id."""
+    def drain(self, *, clock: Callable[[], WallTime], deadline: float) -> None:
+        """Sends what waits by now and returns once all of it is acknowledged, in new terms if need be. `OutcomeUnknown` when that
+        has not happened by `deadline` (of `time.monotonic`), `Superseded` when another process has the publisher's id."""
         pause, trouble = FIRST_PAUSE_S, ""
         while True:
             try:
-                self.step(now=now)
-                while self.sender.broken is None and not self.sender.idle:
-                    self.sender.wait(max(0.0, deadline - time.monotonic()))
+                if self._emptied(clock, deadline):
+                    return
             except PenstockError as error:
                 if not error.retriable:
                     raise
                 trouble = str(error)
-            if self.sender.broken is None and self.sender.idle and not len(self.outbox):
-                return
             trouble = str(self.sender.broken or trouble)
             if time.monotonic() + pause > deadline:
                 raise OutcomeUnknown(f"publisher {self.sender.publisher}: not everything was acknowledged in time: {trouble}")
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_S)
+
+    def pass_on(self, *, clock: Callable[[], WallTime], deadline: float) -> bool:
+        """Sends all that waits by now, as fast as the log keeps up; what is put meanwhile stays in the outbox. False when the
+        fate of a record is not known, as of one that is not acknowledged by `deadline`; a later step sees to it."""
+        self._settle(clock())
+        self._fill(EVERYTHING, now=clock())
+        self._send(self.window.room(self.sender.nbytes), now=clock())
+        while self._ready and self.sender.broken is None:
+            self.sender.wait(max(0.0, deadline - time.monotonic()))
+            self.window.observe(self.sender.acknowledged_bytes, waiting=self._ready_bytes, now=clock())
+            self._send(self.window.room(self.sender.nbytes), now=clock())
+        return self.sender.broken is None
+
+    def _emptied(self, clock: Callable[[], WallTime], deadline: float) -> bool:
+        """Whether all that waits was acknowledged, in one term."""
+        if not self.pass_on(clock=clock, deadline=deadline):
+            return False
+        while self.sender.broken is None and not self.sender.idle:
+            self.sender.wait(max(0.0, deadline - time.monotonic()))
+        return self.sender.broken is None
 
     def _renew(self, now: WallTime) -> None:
         """A new term, an opening record everywhere, and the rows of now of every key that is not acknowledged."""
@@ -169,12 +268,17 @@ class Stream:
         self.terms_opened += 1
         self._asked, self._announced = NEVER, 0
         with self.gate:
-            self.outbox.restock([sent.parcel for sent in kept if sent.parcel is not None], self.through)
+            again = [sent.parcel for sent in kept if sent.parcel is not None]
+            self.outbox.restock([*again, *self._ready], through=self.through)
+            self._ready.clear()
+            self._ready_bytes = self._folded_bytes = 0
         sender.send_everywhere(RecordKind.OPEN, self.sent_through, now=now)
         if self.dense is not None and any(sent.kind == RecordKind.DENSE for sent in kept):
             self.announce(self.dense, now=now)
 
-    def waiting_keys(self) -> dict[str, NDArray[np.int64]]:
+    def waiting_keys(self) -> Keys:
         """What was put and is not in the log."""
         with self.gate:
-            return {table: np.unique(np.concatenate(keys)) for table, keys in self.outbox.keys().items()}
+            found = [self.outbox.keys(), keys_of(self._ready)]
+        tables = {table for keys in found for table in keys}
+        return {table: np.unique(np.concatenate([keys[table] for keys in found if table in keys])) for table in tables}

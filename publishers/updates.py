@@ -16,7 +16,7 @@ from penstock.pipeline.core.times import NEVER, EventTime, event_time
 from penstock.pipeline.environment import Environment
 from penstock.slicer.dense import write_dense
 
-from .batches import checked_keys, checked_rows, delete_batch, put_batch
+from .batches import checked_counts, checked_keys, checked_rows, delete_batch, put_batch
 from .checkpointing import Checkpointing
 from .driving import Driver
 from .generations import Generations
@@ -138,6 +138,16 @@ class Updates:
         checked = checked_keys(table, keys)
         for name in self._generations.of_keys(table):
             self._driver.keep_back(name, checked)
+
+    def traffic(self, table: str, keys: ArrayLike, counts: ArrayLike) -> None:
+        """How often these keys were asked for of late, float[n], relative to each other: where `overflow` is "priority", rows of
+        keys that are asked for more often go first. What is not told anew stays; keys that were never told count as the mean.
+        `NotFound` and `InvalidInput` as `delete`."""
+        self._driver.check()
+        checked = checked_keys(table, keys)
+        weights = checked_counts(table, checked, counts)
+        for name in self._generations.of_keys(table):
+            self._stream.weigh(name, checked, weights)
 
     def advance(self, trained_through: Moment | None) -> None:
         """Events up to `trained_through` may be learned from, once this returns. Where publishers share a model, call it before

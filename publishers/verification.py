@@ -54,6 +54,7 @@ def verify(env: Environment, version: Version | None = None) -> Verification:
     number = refs.ref(LIVE).version if version is None else version
     try:
         history = env.catalog.history(refs)
+        env.catalog.reload_schema()  # a table of the version may be younger than what was read of it
         chain = _chain(history, history.version(number))
     except (Refused, NotFound) as error:
         if isinstance(error, NotFound) and not refs.oldest <= number <= max(refs.trunk, *refs.bases, 0):

@@ -9,7 +9,8 @@ import msgspec
 
 from penstock.pipeline.catalog import keys, leases
 from penstock.pipeline.catalog.checkpoints import open_checkpoint
-from penstock.pipeline.catalog.replay import replay
+from penstock.pipeline.catalog.replay import replay_around
+from penstock.pipeline.catalog.skipping import read_skips
 from penstock.pipeline.core.coordination import Claim
 from penstock.pipeline.core.errors import CommitConflict, NotFound, OutcomeUnknown, Refused
 from penstock.pipeline.core.ids import Offset, Partition, Position, Positions, PublisherId, Term, Version
@@ -103,12 +104,12 @@ def _given_up(claim: Claim) -> Refused:
 
 def _fence(env: Environment, claim: Claim, partition: Partition) -> Offset:
     """The first fence of the claim's timeline in a partition counts, whoever wrote it; one is written where there is none."""
-    start = max(claim.cuts[partition], env.log.begin(partition))
+    start, skips = max(claim.cuts[partition], env.log.begin(partition)), read_skips(env.catalog)
     payload = encode_record(
         Record(kind=RecordKind.FENCE, timeline=claim.timeline, partition=partition, written_at=env.clock()), env.schema.raw_id
     )
     for _ in range(ATTEMPTS):
-        for entry in replay(env.log, env.schema, partition, start, env.log.end(partition)):
+        for entry in replay_around(env.log, env.schema, partition, start, env.log.end(partition), skips):
             if entry.record.kind == RecordKind.FENCE and entry.record.timeline == claim.timeline:
                 return entry.offset
             start = Offset(entry.offset + 1)

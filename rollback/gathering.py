@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from penstock.pipeline.catalog.checkpoints import read_checkpoint
 from penstock.pipeline.catalog.leases import publisher_terms
-from penstock.pipeline.catalog.replay import record_name, replay, replay_live
+from penstock.pipeline.catalog.replay import Unreadable, checked, record_name, replay_around, replay_live
+from penstock.pipeline.catalog.skipping import read_skips
 from penstock.pipeline.config import microseconds
 from penstock.pipeline.core.dense import DenseFold
 from penstock.pipeline.core.errors import NotFound, Refused
@@ -107,7 +108,11 @@ def _first_cut(
 ) -> Offset | None:
     start = floor.positions.partitions[partition].offset
     _check_held(env, partition, start, f"a cut {target} has to be looked for")
-    return first_reaching(target, replay_live(env.log, env.schema, named, partition, start, floor.timeline, end))
+    live = replay_live(env.log, env.schema, named, partition, start, floor.timeline, end, read_skips(env.catalog))
+    try:
+        return first_reaching(target, checked(live, env.log, env.schema, partition))
+    except Unreadable as error:
+        return error.offset  # what it has learned from is not known, and nobody serves anything behind it
 
 
 def _check_held(env: Environment, partition: Partition, start: Offset, what: str) -> None:
@@ -131,12 +136,14 @@ def fold(
     """Folds what takes effect from the base's positions up to `ends`; of the rows only those of `tables`, by default of all."""
     folds: dict[str, Fold] = {}
     through, dense = base.trained_through, DenseFold(env.schema.partitions)
+    skips = read_skips(env.catalog)
     for p, position in enumerate(base.positions.partitions):
         partition = Partition(p)
         if position.offset < ends[p]:
             _check_held(env, partition, position.offset, f"version {base.version} is followed by what has to be read")
-        live = replay_live(env.log, env.schema, history, partition, position.offset, base.timeline, ends[p])
-        for offset, record, _ in effective(live, position.readers, base.timeline):
+        live = replay_live(env.log, env.schema, history, partition, position.offset, base.timeline, ends[p], skips)
+        taken = effective(live, position.readers, base.timeline)
+        for offset, record, _ in checked(taken, env.log, env.schema, partition):
             through = max(through, record.trained_through)
             name = record_name(env.log, partition, offset)
             if record.kind == RecordKind.ROWS and (tables is None or record.table in tables):
@@ -149,7 +156,7 @@ def fold(
 
 @dataclass(frozen=True, slots=True)
 class Behind:
-    """A record behind the cut of its partition; `counts` while nothing is rolled back."""
+    """A record behind the cut of its partition; of kind SKIPPED if it cannot be read. `counts` while nothing is rolled back."""
 
     entry: Entry
     counts: bool
@@ -158,9 +165,9 @@ class Behind:
 def behind_cuts(
     env: Environment, history: History, base: Manifest, cuts: Sequence[Offset], ends: Sequence[Offset]
 ) -> Iterator[Behind]:
-    """Every record of [cut, end), of whatever timeline and publisher. What the log does not hold any more is passed over, where
-    a version after `base` lies beyond it, and so names the keys; else `Refused`."""
-    lineage = history.lineage(history.newest.version)
+    """Every record of [cut, end), of whatever timeline and publisher; nobody has taken one that cannot be read. What the log does
+    not hold any more is passed over, where a version after `base` lies beyond it, and so names the keys; else `Refused`."""
+    lineage, skips = history.lineage(history.newest.version), read_skips(env.catalog)
     later = [m.positions.partitions for m in history.after(base.version)]
     for p, (cut, end) in enumerate(zip(cuts, ends, strict=True)):
         partition, begin = Partition(p), env.log.begin(Partition(p))
@@ -170,7 +177,7 @@ def behind_cuts(
         start = next((m for m in reversed(lineage) if m.positions.partitions[p].offset <= held), lineage[0])
         offset = max(start.positions.partitions[p].offset, begin)
         path = LivePath(history, partition, offset=offset, timeline=start.timeline)
-        for entry in replay(env.log, env.schema, partition, min(offset, held), end):
+        for entry in replay_around(env.log, env.schema, partition, min(offset, held), end, skips):
             counted = path.step(entry)
             if entry.offset >= held:
                 yield Behind(entry, counted is entry)

@@ -16,7 +16,8 @@ import msgspec
 from penstock.pipeline.catalog import keys, leases
 from penstock.pipeline.catalog.catalog import Catalog
 from penstock.pipeline.catalog.checkpoints import read_checkpoint
-from penstock.pipeline.catalog.replay import record_name, replay
+from penstock.pipeline.catalog.replay import record_name, replay_around
+from penstock.pipeline.catalog.skipping import read_skips
 from penstock.pipeline.config import microseconds
 from penstock.pipeline.core.checkpoint import Checkpoint
 from penstock.pipeline.core.coordination import Claim, Pin, Presence, Upload
@@ -28,6 +29,7 @@ from penstock.pipeline.core.ids import Marker, Offset, Partition, Version
 from penstock.pipeline.core.manifest import Manifest
 from penstock.pipeline.core.records import RecordKind
 from penstock.pipeline.core.refs import Refs
+from penstock.pipeline.core.skips import Skips
 from penstock.pipeline.core.times import WallTime
 from penstock.pipeline.environment import Environment
 
@@ -67,6 +69,7 @@ class Inventory:
     announced: dict[str, int]
     notes: Notes
     announced_late: frozenset[str]
+    skips: Skips
     begins: tuple[Offset, ...]
     ends: tuple[Offset, ...]
 
@@ -116,6 +119,7 @@ def take_inventory(env: Environment) -> Inventory:
         announced=announced,
         notes=notes,
         announced_late=frozenset(_announced_in_log(env)) if late else frozenset(),
+        skips=read_skips(catalog),
         begins=tuple(env.log.begin(Partition(p)) for p in range(env.schema.partitions)),
         ends=tuple(env.log.end(Partition(p)) for p in range(env.schema.partitions)),
     )
@@ -157,7 +161,7 @@ def _announced_in_log(env: Environment) -> Iterator[str]:
     """The slices announced in what the log still holds. An announcement stands in every partition, so one is read."""
     partition = Partition(0)
     start, end = env.log.begin(partition), env.log.end(partition)
-    for offset, record, _ in replay(env.log, env.schema, partition, start, end):
+    for offset, record, _ in replay_around(env.log, env.schema, partition, start, end, read_skips(env.catalog)):
         if record.kind == RecordKind.DENSE:
             yield announcement_of(record, record_name(env.log, partition, offset)).path
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from penstock.pipeline.core.documents import Document
 from penstock.pipeline.core.history import History
-from penstock.pipeline.core.ids import Marker, Offset, Version
+from penstock.pipeline.core.ids import Marker, Offset, Partition, Version
 from penstock.pipeline.core.manifest import Manifest
 from penstock.pipeline.core.times import WallTime
 
@@ -34,7 +34,8 @@ class PartitionRoom(Document, frozen=True, kw_only=True):
 
 class RetentionPlan(Document, frozen=True, kw_only=True):
     """`oldest` is the oldest version that stays on the trunk. `expired_objects` are keys in the store; their bytes are
-    `freed_bytes`. `unnamed`: announced slices that nothing names, and since when that is known."""
+    `freed_bytes`. `expired_skips`: of what the log does not hold any more. `unnamed`: announced slices that nothing names, and
+    since when that is known."""
 
     model: str
     oldest: Version
@@ -43,6 +44,7 @@ class RetentionPlan(Document, frozen=True, kw_only=True):
     expired_uploads: tuple[str, ...]
     expired_checkpoints: tuple[Marker, ...]
     expired_objects: tuple[str, ...]
+    expired_skips: tuple[tuple[Partition, Offset], ...]
     freed_bytes: int
     truncate: tuple[Offset, ...]
     log: tuple[PartitionRoom, ...]
@@ -83,6 +85,7 @@ def classify(found: Inventory) -> RetentionPlan:
         expired_uploads=tuple(sorted(uploads)),
         expired_checkpoints=tuple(sorted([*(c.state.marker for c in checkpoints), *map(_number, found.old_checkpoints)])),
         expired_objects=tuple(objects),
+        expired_skips=tuple(found.skips.between([Offset(0)] * len(found.begins), found.begins)),
         freed_bytes=sum(found.sizes[key] for key in objects),
         truncate=needed,
         log=_rooms(found, needed),

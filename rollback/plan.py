@@ -37,13 +37,15 @@ class Holder(Document, frozen=True, kw_only=True):
 
 
 class Lost(Document, frozen=True, kw_only=True):
-    """What a rollback takes away. `unsent`: rows that never went over the log go back to what was last delivered."""
+    """What a rollback takes away. `unsent`: rows that never went over the log go back to what was last
+    delivered. `unreadable`: records that nobody could read, or has read."""
 
     rows: tuple[LostRows, ...]
     versions: tuple[Version, ...]
     checkpoints: tuple[str, ...]
     dense_updates: int
     unsent: int
+    unreadable: int = 0
 
     @property
     def row_count(self) -> int:
@@ -81,9 +83,11 @@ class LossCount:
     _rows: dict[tuple[str, str], list[int]] = field(default_factory=dict)
     dense: set[tuple[str, int, str]] = field(default_factory=set)
     learned_too: set[str] = field(default_factory=set)
+    unreadable: int = 0
 
     def add(self, records: Iterable[Record]) -> None:
         for record in records:
+            self.unreadable += record.kind == RecordKind.SKIPPED
             if record.kind == RecordKind.DENSE and self.covers is None:
                 self.dense.add((record.publisher, record.term, record.text))
             if record.kind != RecordKind.ROWS:

@@ -11,6 +11,7 @@ from penstock.pipeline.core.errors import CommitConflict, InvalidInput, NotFound
 from penstock.pipeline.core.history import History
 from penstock.pipeline.core.ids import Marker, Offset, State, Timeline
 from penstock.pipeline.core.manifest import Target
+from penstock.pipeline.core.records import RecordKind
 from penstock.pipeline.core.schema import ModelSchema
 from penstock.pipeline.core.times import format_time
 from penstock.pipeline.environment import Environment
@@ -43,7 +44,8 @@ def plan_rollback(
     cuts = tuple(end if cut is None else Offset(min(cut, end)) for cut, end in zip(located.cuts, ends, strict=True))
     checkpoints = _checkpoints_since(env, located)
     count = LossCount(None if tables is None else frozenset(tables))
-    count.add(behind.entry.record for behind in behind_cuts(env, history, located.base, cuts, ends) if behind.counts)
+    behind_all = behind_cuts(env, history, located.base, cuts, ends)
+    count.add(b.entry.record for b in behind_all if b.counts or b.entry.record.kind == RecordKind.SKIPPED)
     return RollbackPlan(
         model=env.catalog.model,
         target=target,
@@ -111,6 +113,7 @@ def _lost(
         checkpoints=tuple(str(c.state) for c in beyond),
         dense_updates=len(count.dense),
         unsent=sum(touched.unsent for c in since for touched in c.touched.values()),
+        unreadable=count.unreadable,
     )
 
 

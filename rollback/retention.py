@@ -12,6 +12,7 @@ from collections.abc import Iterable
 import msgspec
 
 from penstock.pipeline.catalog import keys, leases
+from penstock.pipeline.catalog.skipping import remove_skip
 from penstock.pipeline.core.documents import encode
 from penstock.pipeline.core.errors import CommitConflict
 from penstock.pipeline.core.ids import Offset, Partition, Version
@@ -128,7 +129,11 @@ def _delete(env: Environment, found: Inventory, left: RetentionPlan) -> None:
     for upload in left.expired_uploads:
         store.delete(keys.upload(model, upload))
     for version in left.expired_versions:
-        store.delete(keys.manifest(model, version))
+        # The number of a base past the trunk is free once its manifest is gone, and no number may ever mean something else.
+        if version < found.refs.trunk:
+            store.delete(keys.manifest(model, version))
+    for partition, offset in left.expired_skips:
+        remove_skip(env.catalog, partition, offset)
     for p, (begin, before) in enumerate(zip(found.begins, left.truncate, strict=True)):
         if before > begin:
             env.log.truncate(Partition(p), before)

@@ -7,7 +7,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from penstock.pipeline.catalog.replay import replay
+from penstock.pipeline.catalog.replay import replay_around
+from penstock.pipeline.catalog.skipping import read_skips
 from penstock.pipeline.core.documents import Document
 from penstock.pipeline.core.hashing import buckets_of, partitions_of
 from penstock.pipeline.core.history import Entry, History, LivePath, effective
@@ -18,13 +19,13 @@ from penstock.pipeline.core.times import WallTime
 from penstock.pipeline.environment import Environment
 from penstock.slicer.runs import Run
 
-Op = Literal["put", "delete"]
+Op = Literal["put", "delete", "unknown"]
 
 
 class TraceEntry(Document, frozen=True, kw_only=True):
     """One write. `table`: the generation that was written to; `origin`: "log", or which part of which version; `at`: when it was
     appended or committed; `live`: whether the live state is made of it. A record has a place in the log; a version that was made
-    by none has term 0."""
+    by none has term 0. A record that cannot be read, and does not count, may have written any key: "unknown"."""
 
     table: str
     origin: str
@@ -95,9 +96,10 @@ def _of_records(env: Environment, history: History, table: str, key: int) -> Ite
     start = max(position.offset, env.log.begin(partition))
     path = LivePath(history, partition, offset=start, timeline=oldest.timeline)
     touching: list[Entry] = []
+    skips = read_skips(env.catalog)
 
     def counting() -> Iterator[Entry]:
-        for entry in replay(env.log, schema, partition, start, env.log.end(partition)):
+        for entry in replay_around(env.log, schema, partition, start, env.log.end(partition), skips):
             if _touches(entry.record, table, key):
                 touching.append(entry)
             if (counted := path.step(entry)) is not None:
@@ -106,12 +108,20 @@ def _of_records(env: Environment, history: History, table: str, key: int) -> Ite
     live = {entry.offset for entry in effective(counting(), position.readers, oldest.timeline)}
     for offset, record, appended_at in touching:
         yield TraceEntry(
-            table=table, origin="log", op="put" if key in record.put_keys else "delete", at=appended_at,
+            table=table, origin="log", op=_op_of(record, key), at=appended_at,
             partition=partition, offset=offset, publisher=record.publisher, term=record.term, seq=record.seq,
             trained_through=record.trained_through,
             live=offset in live and not history.dead(partition, offset, record, record.timeline),
         )  # fmt: skip
 
 
+def _op_of(record: Record, key: int) -> Op:
+    if record.kind == RecordKind.SKIPPED:
+        return "unknown"
+    return "put" if key in record.put_keys else "delete"
+
+
 def _touches(record: Record, table: str, key: int) -> bool:
+    if record.kind == RecordKind.SKIPPED:
+        return True
     return record.kind == RecordKind.ROWS and record.table == table and bool((record.keys == key).any())

@@ -36,6 +36,8 @@ Keys = NDArray[np.int64]
 CHUNK_KEYS = 1 << 20
 """Keys that are looked up and written at a time."""
 SHRINK_AT_KEYS = 1 << 23
+COMPARED = ("compared", "whole")
+"""The sources of versions that say what differs from the one before, whatever the log has brought."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,8 @@ def recover(
     on = back if tables is None else _others(env, history, fences, covered)
     newest = base if tables is None else history.newest
     undone, lost_rows = _undone(env, history, base, covered, cuts, fences)
+    if any(manifest.source in COMPARED for manifest in history.after(base.version)):
+        _add_written(env, history, base, back, covered, undone)
     changed = {name: _all_keys(written) for name, written in back.written.items()}
     if tables is not None:
         changed |= _differing(env, history, base, on, covered)
@@ -178,6 +182,20 @@ def _undone(
         if manifest.rollback is not None:
             _add_changed(env, manifest.rollback.undo, found, every)
     return found, lost_rows
+
+
+def _add_written(
+    env: Environment, history: History, base: Manifest, back: Folded, covered: frozenset[str], found: dict[str, KeySet]
+) -> None:
+    """The keys that the log has brought behind the base as well: a later version that was made by comparing has set them to what
+    the base has, without a word where its checkpoint has the same."""
+    brought, others = dict(back.written), frozenset(env.schema.tables) - covered
+    if others:
+        ends = [position.offset for position in history.newest.positions.partitions]
+        brought |= fold(env, history, base, ends, tables=others).written
+    for name, written in brought.items():
+        found.setdefault(name, KeySet()).add(written.keys)
+        found[name].add(written.tombstones)
 
 
 def _add_changed(env: Environment, changes: dict[str, TableChange], found: dict[str, KeySet], tables: Iterable[str]) -> None:

@@ -58,7 +58,8 @@ class Adoption:
             log.warning("partition %d cannot take version %d: %s", partition, version.version, error)
             return self.load_newest(state)
         if adopted and state.failed >= 0:
-            state.failed, state.alarm = -1, ""  # what is wrong with the log, if anything is, will be found again
+            state.failed = -1
+            state.go_on()  # what is wrong with the log, if anything is, will be found again
         return adopted
 
     def _must_wait(self, partition: Partition, version: Manifest) -> bool:
@@ -133,7 +134,8 @@ class Adoption:
         self.follower.markers.stand_at(state, version.state)
         state.version, state.timeline, state.trained_through = version.version, version.timeline, version.trained_through
         state.offset, state.readers = position.offset, dict(position.readers)
-        state.gap, state.excused, state.paused, state.alarm, state.failed = None, {}, False, "", -1
+        state.gap, state.excused, state.taken_at, state.paused, state.failed = None, {}, {}, False, -1
+        state.go_on()
         self._trim(state, is_back=version.rollback is not None)
         if not self._agrees(state, version):
             raise ChainBroken(

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 import msgspec
 
 from penstock.pipeline.catalog import leases
+from penstock.pipeline.catalog.skipping import read_skips
 from penstock.pipeline.core.errors import NotFound, PositionGone
 from penstock.pipeline.core.history import History
 from penstock.pipeline.core.ids import Version
@@ -61,7 +62,7 @@ def bootstrap(env: Environment, *, ref: str, buckets: range, name: str, at: Vers
         settings = env.config.replica
         holding = Holding(schema, buckets, settings.before_image_bytes, labels_needed(settings.markers))
         load_all(env.catalog.store, holding, history, version)
-        follower = Follower(holding, history, refs, ref, Markers(holding, settings.markers))
+        follower = Follower(holding, history, refs, ref, Markers(holding, settings.markers), read_skips(env.catalog))
         adoption = Adoption(env.catalog.store, follower)
         for p in holding.partitions():
             position = version.positions.partitions[p]

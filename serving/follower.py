@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 
 from penstock.pipeline.core.dense import DenseFold
 from penstock.pipeline.core.errors import Corrupt, InvalidInput, PenstockError
-from penstock.pipeline.core.history import Entry, History, Verdict, verdict
+from penstock.pipeline.core.history import Entry, History, Verdict, missing, verdict
 from penstock.pipeline.core.ids import Offset, Partition, Reader, Version
 from penstock.pipeline.core.manifest import DenseInfo, Manifest
 from penstock.pipeline.core.records import Record, RecordKind
 from penstock.pipeline.core.refs import Ref, Refs
 from penstock.pipeline.core.schema import ModelSchema
+from penstock.pipeline.core.skips import Skips
 
 from .holding import Holding
 from .markers import Markers
@@ -38,6 +39,7 @@ class Follower:
     refs: Refs
     ref: str
     markers: Markers
+    skips: Skips
     partitions: dict[Partition, PartitionState] = field(default_factory=dict)
     ends: Mapping[Partition, Offset] = field(default_factory=dict)
     dense: DenseFold = field(init=False)
@@ -58,12 +60,14 @@ class Follower:
     def tables(self) -> Mapping[str, Table]:
         return self.holding.tables
 
-    def learn(self, refs: Refs, history: History, ends: Mapping[Partition, Offset]) -> None:
-        """The refs and the history as they are now."""
-        self.refs, self.history, self.ends = refs, history, ends
+    def learn(self, refs: Refs, history: History, ends: Mapping[Partition, Offset], skips: Skips) -> None:
+        """The refs, the history and the skips as they are now. Who stands before a record that is skipped goes on."""
+        self.refs, self.history, self.ends, self.skips = refs, history, ends, skips
         self._next.clear()
         for state in self.partitions.values():
             state.paused = False
+            if state.unread is not None and skips.has(state.partition, state.unread):
+                state.go_on()
 
     @property
     def known(self) -> Ref:
@@ -117,14 +121,14 @@ class Follower:
         except UnknownTable:
             raise
         except PenstockError as error:
-            self.refuse(partition, str(error))
+            self.refuse(partition, str(error), at=state.offset)
         finally:
             self._flush(state, pending)
         return state.counters.rows - before
 
-    def refuse(self, partition: Partition, reason: str) -> None:
-        """Stops a partition at what cannot be read, while the others serve on; it is never skipped in silence."""
-        self.partitions[partition].alarm = reason
+    def refuse(self, partition: Partition, reason: str, *, at: Offset | None = None) -> None:
+        """Stops a partition, maybe before the record `at`, which cannot be read, while the others serve on."""
+        self.partitions[partition].stop(reason, at=at)
 
     # ---- one record ----------------------------------------------------------------------------------------------------
 
@@ -136,11 +140,13 @@ class Follower:
                 state.paused = True
                 return
             state.counters.fences += 1
+        elif record.kind == RecordKind.SKIPPED:
+            state.counters.skipped += 1
         elif record.timeline != state.timeline:
             state.counters.ignored += 1
         else:
             judged = verdict(state.readers, record)
-            if judged == Verdict.GAP and entry.offset >= state.excused.get(record.publisher, Offset(0)):
+            if judged == Verdict.GAP and not self._is_excused(state, entry):
                 state.gap = Gap(record.publisher, record.term, Offset(entry.offset + 1))
                 state.counters.gaps += 1
                 self._look_past(state, state.gap, rest)
@@ -151,10 +157,20 @@ class Follower:
             else:
                 self._apply(state, entry, pending)
                 state.readers[record.publisher] = Reader(record.term, record.seq)
+                state.taken_at[record.publisher] = entry.offset
                 state.trained_through = max(state.trained_through, record.trained_through)
         state.counters.records += 1
         state.heard_at, state.written_at = entry.appended_at, record.written_at
         state.offset = Offset(entry.offset + 1)
+
+    def _is_excused(self, state: PartitionState, entry: Entry) -> bool:
+        """Whether a hole before this record is known: it was looked past, or is not larger than what was skipped since the newest
+        record of its publisher. Whose record was skipped is not known, so each publisher may have lost it."""
+        publisher = entry.record.publisher
+        if entry.offset < state.excused.get(publisher, Offset(0)):
+            return True
+        since = state.taken_at.get(publisher, Offset(0))
+        return missing(state.readers, entry.record) <= self.skips.count(state.partition, since, entry.offset)
 
     def _apply(self, state: PartitionState, entry: Entry, pending: Pending) -> None:
         record, where = entry.record, f"partition {state.partition} offset {entry.offset}"

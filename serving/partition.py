@@ -46,14 +46,15 @@ class Counters:
     """Since the replica started; nothing is dropped without being counted.
 
     Of records: `records` taken, `dropped` as not newer, `ignored` as of another timeline, `dead` as taken back by the rollback of
-    a table. Of adopting: `adopted_free` without moving a byte, `adopted_taken` with rows of the delta, `jumped` over what the log
-    has, `reloaded` from the chain, of which `disagreed` after all."""
+    a table, `skipped` since they cannot be read. Of adopting: `adopted_free` without moving a byte, `adopted_taken` with rows of
+    the delta, `jumped` over what the log has, `reloaded` from the chain, of which `disagreed` after all."""
 
     records: int = 0
     rows: int = 0
     dropped: int = 0
     ignored: int = 0
     dead: int = 0
+    skipped: int = 0
     gaps: int = 0
     fences: int = 0
     adopted_free: int = 0
@@ -83,10 +84,20 @@ class PartitionState:
     written_at: WallTime = WallTime(0)
     gap: Gap | None = None
     excused: dict[PublisherId, Offset] = field(default_factory=dict)
+    taken_at: dict[PublisherId, Offset] = field(default_factory=dict)
+    """Where the newest record of a publisher was that has been taken here."""
     paused: bool = False
     alarm: str = ""
+    unread: Offset | None = None
+    """The record that cannot be read, if that is what stopped the partition."""
     failed: int = -1
     counters: Counters = field(default_factory=Counters)
+
+    def stop(self, reason: str, *, at: Offset | None = None) -> None:
+        self.alarm, self.unread = reason, at
+
+    def go_on(self) -> None:
+        self.alarm, self.unread = "", None
 
     @property
     def state(self) -> State:

@@ -16,15 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.pipeline.catalog import leases
+from penstock.pipeline.catalog.replay import Unreadable, decoded
+from penstock.pipeline.catalog.skipping import read_skips
 from penstock.pipeline.config import microseconds
 from penstock.pipeline.core.coordination import Presence
-from penstock.pipeline.core.errors import PositionGone, Refused, Unreachable
+from penstock.pipeline.core.errors import Corrupt, PositionGone, Refused, Unreachable
 from penstock.pipeline.core.history import Entry, History
 from penstock.pipeline.core.ids import Offset, Partition, Timeline, Version, checked_name
 from penstock.pipeline.core.manifest import DenseInfo
-from penstock.pipeline.core.records import decode_record
 from penstock.pipeline.core.refs import Refs
 from penstock.pipeline.core.schema import ModelSchema
+from penstock.pipeline.core.skips import Skips
 from penstock.pipeline.core.times import WallTime
 from penstock.pipeline.environment import Environment
 from penstock.pipeline.ports.log import LogEntry
@@ -42,6 +44,8 @@ from .warming import warm
 log = logging.getLogger(__name__)
 POLL_S = 0.05
 LONGEST_PAUSE_S = 3.2
+DAMAGED_S = 1.0
+"""How long each partition is asked for, when one of them is damaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,7 @@ class News:
     refs: Refs
     history: History
     schema: ModelSchema
+    skips: Skips
     ends: Mapping[Partition, Offset]
 
 
@@ -165,7 +170,7 @@ class Replica:
         news, self._news = self._news, None
         if news is not None:
             self._grow(news.schema)
-            self.follower.learn(news.refs, news.history, news.ends)
+            self.follower.learn(news.refs, news.history, news.ends, news.skips)
 
     def _grow(self, schema: ModelSchema) -> bool:
         """Tables that were born since; whether there are any."""
@@ -186,35 +191,49 @@ class Replica:
             log.warning("replica %s: %s", self.name, error)
             self._reposition(wanted)
             return 0
+        except Corrupt:
+            self._stop_damaged(wanted)
+            return 0
         self.heard_at = self.env.clock()
         if not found:
             self.at_end_at.update(dict.fromkeys(wanted, self.heard_at))
         return sum(self._step(partition, entries) for partition, entries in found.items() if entries)
 
     def _step(self, partition: Partition, entries: Sequence[LogEntry]) -> int:
-        state, decoded, broken, model_id = self.follower.partitions[partition], list[Entry](), "", self.follower.schema.raw_id
-        for offset, appended_at, payload in entries:
-            name = f"{self._url} partition {partition} offset {offset}"
+        state, found, broken, model_id = self.follower.partitions[partition], list[Entry](), "", self.follower.schema.raw_id
+        skipped = self.follower.skips.of_partition(partition)
+        for entry in entries:
             try:
-                record = decode_record(payload, model_id=model_id, partition=partition, name=name)
-            except Refused as error:
+                name = f"{self._url} partition {partition} offset {entry.offset}"
+                found.append(decoded(entry, partition, skipped, model_id, name))
+            except Unreadable as error:
                 broken = str(error)
                 break
-            decoded.append(Entry(offset, record, appended_at))
         before = state.offset
         try:
-            rows = self.follower.step(partition, decoded)
+            rows = self.follower.step(partition, found)
         except UnknownTable as error:
             if not self._grow(self.env.catalog.reload_schema()):
-                self.follower.refuse(partition, str(error))
+                self.follower.refuse(partition, str(error), at=state.offset)
             rows, broken = 0, ""  # what is left unread is polled again
-        if broken and not state.alarm and state.reads_from == entries[len(decoded)].offset:
-            self.follower.refuse(partition, broken)
+        if broken and not state.alarm and state.reads_from == (at := entries[len(found)].offset):
+            self.follower.refuse(partition, broken, at=at)
         if state.alarm:
             log.error("partition %d stops: %s", partition, state.alarm)
         if state.offset > before:
             self.latency_ms[partition] = max(0.0, (self.env.clock() - state.written_at) / 1000)
         return rows
+
+    def _stop_damaged(self, wanted: Mapping[Partition, Offset]) -> None:
+        """The log itself is damaged: the partitions that it cannot deliver stop, until a version leads past the place."""
+        for partition, offset in wanted.items():
+            try:
+                self.env.log.poll({partition: offset}, timeout_s=DAMAGED_S, max_bytes=1)
+            except Corrupt as error:
+                self.follower.refuse(partition, str(error))
+                log.error("partition %d stops: %s", partition, error)
+            except PositionGone:
+                continue  # found again, and repositioned, by the next poll
 
     def _reposition(self, wanted: Mapping[Partition, Offset]) -> None:
         """The log does not have the positions of some partitions any more: they are loaded anew from the chain."""
@@ -275,7 +294,7 @@ class Replica:
         known = self._news.refs if self._news is not None else self.follower.refs
         if refs.generation != known.generation:
             history, schema = self.env.catalog.history(refs), self.env.catalog.reload_schema()
-            self._news = News(refs, history, schema, self._read_ends())
+            self._news = News(refs, history, schema, read_skips(self.env.catalog), self._read_ends())
         self.looked_at = self.env.clock()
 
     def _read_ends(self) -> dict[Partition, Offset]:

@@ -39,7 +39,7 @@ def _partition(replica: Replica, state: PartitionState, now: WallTime) -> Partit
     return PartitionPresence(
         partition=state.partition, offset=state.offset, end=_end(replica, state), version=state.version, timeline=state.timeline,
         lag_ms=_lag_ms(replica, state, now), trained_through=state.trained_through, gaps=counters.gaps, dropped=counters.dropped,
-        reloaded=counters.reloaded, alarm=state.alarm,
+        reloaded=counters.reloaded, skipped=counters.skipped, alarm=state.alarm,
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from penstock.pipeline.catalog.replay import replay
+from penstock.pipeline.catalog.skipping import read_skips
 from penstock.pipeline.core.errors import PenstockError
 from penstock.pipeline.core.hashing import add_puts, digest_text
 from penstock.pipeline.core.ids import Offset, Partition
@@ -69,10 +70,11 @@ def send_again(env: Environment, rollback: Manifest, *, most: int) -> int:
     """Appends up to `most` records of rows that the rollback took back once more, byte by byte, as a broker's late retry or a
     zombie would; returns how many those were."""
     assert rollback.rollback is not None
-    late = []
+    late, skips = [], read_skips(env.catalog)
     for p, (cut, fence) in enumerate(zip(rollback.rollback.cut, rollback.rollback.fence, strict=True)):
         partition = Partition(p)
-        offsets = [e.offset for e in replay(env.log, env.schema, partition, cut, fence) if e.record.kind == RecordKind.ROWS]
+        entries = replay(env.log, env.schema, partition, cut, fence, skips)
+        offsets = [e.offset for e in entries if e.record.kind == RecordKind.ROWS]
         for offset in offsets[: most // env.log.partitions]:
             payload = bytes(env.log.poll({partition: offset}, timeout_s=ACK_S)[partition][0].payload)
             late.append(env.log.append(partition, payload))

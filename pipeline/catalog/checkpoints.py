@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import msgspec
 
 from ..core.checkpoint import Checkpoint, Touched
@@ -102,6 +104,17 @@ def checkpoints_between(catalog: Catalog, base: State, head: State) -> list[Chec
                 hint="publish by comparing with the base instead",
             ) from None
     return found
+
+
+def rows_owed(catalog: Catalog, published: State) -> int:
+    """Rows that were touched up to checkpoints past `published`, the newest version's state, and are not in the log: shed, or not
+    put at all. Readers get them by the next delta."""
+    owed = 0
+    for number in range(published.marker + 1, last_marker(catalog) + 1):
+        with suppress(NotFound):
+            found, _ = read_checkpoint(catalog, Marker(number))
+            owed += sum(touched.unsent for touched in found.touched.values()) if found.status == "marked" else 0
+    return owed
 
 
 def expire_checkpoints(catalog: Catalog, *, past: State, actor: Actor) -> list[State]:

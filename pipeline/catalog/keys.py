@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..core.ids import Marker, Timeline, Version
+from ..core.ids import Marker, Offset, Partition, Timeline, Version
 
 
 def schema(model: str) -> str:
@@ -72,6 +72,20 @@ def presence(model: str, replica: str) -> str:
 
 def presences(model: str) -> str:
     return f"{model}/presence/"
+
+
+def skip(model: str, partition: Partition, offset: Offset) -> str:
+    return f"{model}/skips/{partition:05d}-{offset:019d}.json"
+
+
+def skips(model: str) -> str:
+    return f"{model}/skips/"
+
+
+def skipped(key: str) -> tuple[Partition, Offset]:
+    """The place that a skip's key names."""
+    partition, offset = key.rsplit("/", 1)[1].removesuffix(".json").split("-")
+    return Partition(int(partition)), Offset(int(offset))
 
 
 def number_of(key: str) -> int:

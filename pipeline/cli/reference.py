@@ -17,9 +17,11 @@ from penstock.rollback.keeping import RetentionPlan
 from penstock.rollback.trace import TraceEntry
 from penstock.slicer.inspect import Inspection
 
-from ..core.coordination import Pin
+from ..catalog.log_survey import PartitionSurvey
+from ..core.coordination import Pin, Skip
 from . import options
 from .care import CompactionDocument, ExportDocument
+from .log import TailLine
 from .main import app
 from .moves import MoveDocument, RefDocument
 from .output import VersionDocument
@@ -64,6 +66,9 @@ PRINTS: dict[str, tuple[str, Any]] = {
     "freeze": ("an object", RefDocument),
     "thaw": ("an object", RefDocument),
     "rollback": ("an object", RollbackDocument),
+    "log inspect": ("a list of objects", PartitionSurvey),
+    "log tail": ("one object a line,", TailLine),
+    "log skip": ("an object", Skip),
     "verify": ("an object", Verification),
     "export": ("an object, with --format a list of them,", ExportDocument),
     "compact": ("an object", CompactionDocument),

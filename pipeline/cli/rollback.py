@@ -171,6 +171,8 @@ def show_plan(plan: RollbackPlan) -> None:
             stdout.print(f"  {text}: {', '.join(found)}")
     if lost.dense_updates or lost.unsent:
         stdout.print(f"  dense updates lost: {lost.dense_updates}; rows that were never sent and go back: {lost.unsent:,}")
+    if lost.unreadable:
+        stdout.print(f"  records behind the cuts that nobody can read: {lost.unreadable}")
     stdout.print(f"  a trainer restarts from: {plan.restart_from or 'the export of the new version'}")
     for holder in plan.holders:
         at = f"version {holder.version}, {holder.partitions_beyond_cut} partitions past the cut"

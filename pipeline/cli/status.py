@@ -27,6 +27,8 @@ KEPT = 20
 """How many of the newest lags are drawn."""
 VERSIONS = 8
 """How many of the newest versions are shown."""
+SKIPS = 4
+"""How many of the skipped records are named."""
 
 
 class PartitionDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +41,7 @@ class PartitionDocument(msgspec.Struct, frozen=True, kw_only=True):
     trained_through: str
     version: int
     timeline: int
+    skipped: int
     alarm: str
 
 
@@ -74,9 +77,19 @@ class LogPartition(msgspec.Struct, frozen=True, kw_only=True):
     end: int
 
 
+class SkipStatus(msgspec.Struct, frozen=True, kw_only=True):
+    partition: int
+    offset: int
+    rule: str
+    who: str
+    at: str
+    why: str
+
+
 class StatusDocument(msgspec.Struct, frozen=True, kw_only=True):
     """`versions`: the newest ones, newest last. `digests_agree`: None while no two replicas that hold the same buckets stand at
-    the same version. `freshness_s`: the oldest of all partitions that are served."""
+    the same version. `skips`: what every reader passes over. `freshness_s`: the oldest of all partitions that are served.
+    `rows_owed`: of marked checkpoints, not in the log, for the next delta to bring."""
 
     model: str
     version: int
@@ -91,6 +104,8 @@ class StatusDocument(msgspec.Struct, frozen=True, kw_only=True):
     versions: list[VersionDocument]
     replicas: list[ReplicaDocument]
     digests_agree: bool | None
+    rows_owed: int
+    skips: list[SkipStatus]
     alarms: list[str]
     at: str
 
@@ -139,6 +154,8 @@ def _watch(env: Environment, every: float) -> None:
 def gathered(env: Environment) -> StatusDocument:
     """Everything that status shows, as it is now."""
     from ..catalog import leases
+    from ..catalog.checkpoints import rows_owed
+    from ..catalog.skipping import skip_documents
     from ..core.ids import Partition
     from ..core.times import NEVER, format_time
 
@@ -164,7 +181,12 @@ def gathered(env: Environment) -> StatusDocument:
         tables={name: TableShape(dim=table.dim, codec=table.codec) for name, table in schema.tables.items()},
         log=[LogPartition(partition=p, begin=env.log.begin(p), end=env.log.end(p)) for p in partitions],
         versions=[version_document(manifest, refs, schema.buckets) for manifest in history.trunk[-VERSIONS:]],
-        replicas=replicas, digests_agree=agree, alarms=alarms, at=format_time(now),
+        replicas=replicas, digests_agree=agree, rows_owed=rows_owed(env.catalog, newest.state),
+        skips=[
+            SkipStatus(partition=s.partition, offset=s.offset, rule=s.rule, who=s.who, at=format_time(s.at), why=s.why)
+            for s in skip_documents(env.catalog)
+        ],
+        alarms=alarms, at=format_time(now),
     )  # fmt: skip
 
 
@@ -200,7 +222,8 @@ def _replica(presence: Presence, behind: int, now: int) -> ReplicaDocument:
             PartitionDocument(
                 partition=p.partition, offset=p.offset, end=p.end, lag_records=p.end - p.offset, lag_ms=p.lag_ms,
                 freshness_s=None if p.trained_through == NEVER else (now - p.trained_through) / 1e6,
-                trained_through=format_time(p.trained_through), version=p.version, timeline=p.timeline, alarm=p.alarm,
+                trained_through=format_time(p.trained_through), version=p.version, timeline=p.timeline, skipped=p.skipped,
+                alarm=p.alarm,
             )
             for p in presence.partitions
         ],
@@ -241,6 +264,11 @@ def rendered(found: StatusDocument, lags: dict[str, deque[float]], width: int | 
     )
     parts: list[RenderableType] = [head, Text(refs), Text(""), versions, Text("")]
     parts += [replicas if found.replicas else Text("no replica is present", "dim")]
+    if found.skips:
+        places = ", ".join(f"partition {s.partition} offset {s.offset} ({s.why})" for s in found.skips[-SKIPS:])
+        parts += [Text(f"skipped since they cannot be read, {len(found.skips)} in all: {places}", "yellow")]
+    if found.rows_owed:
+        parts += [Text(f"{found.rows_owed:,} rows are not in the log, and come with the next delta", "yellow")]
     parts += [Text(f"! {alarm}", "bold red") for alarm in found.alarms]
     return Group(*parts)
 

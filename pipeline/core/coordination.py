@@ -1,4 +1,5 @@
-"""The small documents by which processes that never talk to each other agree: claims, terms, uploads, pins, presence.
+"""The small documents by which processes that never talk to each other agree: claims, terms, uploads, pins,
+skips, presence.
 
 Each carries an `id` that no other document has, so that whoever lost the reply to a put can tell its own from another's.
 """
@@ -8,7 +9,7 @@ from __future__ import annotations
 from typing import Literal
 
 from .documents import FORMAT, DigestVector, Document
-from .ids import Offset, PublisherId, State, Term, Timeline, Version
+from .ids import Offset, Partition, PublisherId, State, Term, Timeline, Version
 from .manifest import Target
 from .times import EventTime, WallTime
 
@@ -71,6 +72,25 @@ class Pin(Document, frozen=True, kw_only=True):
     until: WallTime | None = None
 
 
+class Skip(Document, frozen=True, kw_only=True):
+    """`skips/<partition>-<offset>.json`: the decision that every reader passes over a record that cannot be read. Created once,
+    never changed; kept as long as the log has the offset. `rule`: what is wrong with the record, whose `bytes` have the BLAKE2b
+    `digest` (16 bytes, hex). What it held is not known."""
+
+    format: int = FORMAT
+    id: str
+    log: str
+    partition: Partition
+    offset: Offset
+    appended_at: WallTime
+    bytes: int
+    digest: str
+    rule: str
+    who: str
+    at: WallTime
+    why: str
+
+
 class PartitionPresence(Document, frozen=True, kw_only=True):
     """One partition as a replica has it. `alarm` says why it stands still, "" if it does not."""
 
@@ -84,6 +104,7 @@ class PartitionPresence(Document, frozen=True, kw_only=True):
     gaps: int = 0
     dropped: int = 0
     reloaded: int = 0
+    skipped: int = 0
     alarm: str = ""
 
 

@@ -121,6 +121,11 @@ class History:
                 return Timeline(max(timeline, manifest.timeline))
         return timeline
 
+    def timeline_at(self, partition: Partition, offset: Offset) -> Timeline:
+        """The timeline of a reader of the live path that stands at an offset."""
+        passed = [m.timeline for m in self.rollbacks() if m.rollback is not None and m.rollback.fence[partition] < offset]
+        return max([self.trunk[0].timeline, *passed])
+
     def until(self, timeline: Timeline) -> History:
         """The history as it was before the first rollback that left `timeline`: on which a target of that timeline is found."""
         for index, manifest in enumerate(self.trunk):
@@ -159,7 +164,8 @@ class LivePath:
         if offset < self.offset:
             return None
         found: Entry | None = None
-        if record.kind == RecordKind.FENCE:
+        if record.kind in (RecordKind.FENCE, RecordKind.SKIPPED):
+            # A fence that cannot be read any more still stands in the version of its rollback.
             self.timeline = self.history.through_fence(offset, self.partition, self.timeline)
         elif record.timeline == self.timeline:
             is_dead = self.history.dead(self.partition, offset, record, self.timeline)
@@ -184,11 +190,16 @@ def verdict(readers: Mapping[PublisherId, Reader], record: Record) -> str:
     """By (term, seq): drop what is not newer than the newest taken of its publisher; a hole in the sequence is a gap. A
     term begins at 0, its opening record, or at 1 for a reader whose position lies behind that record."""
     newest = readers.get(record.publisher)
-    if newest is None:
-        return Verdict.TAKE if record.seq <= 1 else Verdict.GAP
-    if (record.term, record.seq) <= newest:
+    if newest is not None and (record.term, record.seq) <= newest:
         return Verdict.DROP
-    return Verdict.TAKE if record.seq <= (newest.seq + 1 if record.term == newest.term else 1) else Verdict.GAP
+    return Verdict.GAP if missing(readers, record) else Verdict.TAKE
+
+
+def missing(readers: Mapping[PublisherId, Reader], record: Record) -> int:
+    """How many records of its publisher's term lie between the newest that was taken and this one, which is newer."""
+    newest = readers.get(record.publisher)
+    expected = newest.seq + 1 if newest is not None and newest.term == record.term else 1
+    return max(0, record.seq - expected)
 
 
 def effective(entries: Iterable[Entry], readers: Mapping[PublisherId, Reader], timeline: Timeline) -> Iterator[Entry]:

@@ -49,6 +49,9 @@ NO_ROWS: NDArray[np.uint8] = np.empty((0, 0), np.uint8)
 
 
 class RecordKind(IntEnum):
+    """`SKIPPED` is never written: it stands for a record that was decided to be passed over."""
+
+    SKIPPED = 0
     ROWS = 1
     MARKER = 2
     BEAT = 3
@@ -89,6 +92,11 @@ class Record:
     @property
     def tombstones(self) -> NDArray[np.int64]:
         return self.keys[len(self.rows) :]
+
+
+def skipped_record(partition: Partition, appended_at: WallTime) -> Record:
+    """What readers get in the place of a record that is passed over: it belongs to no timeline and to no publisher."""
+    return Record(kind=RecordKind.SKIPPED, timeline=Timeline(0), partition=partition, written_at=appended_at)
 
 
 def row_record_bytes(*, rows: int, tombstones: int, width: int, publisher: str, table: str) -> int:
@@ -136,7 +144,7 @@ def decode_record(payload: bytes | memoryview, *, model_id: bytes, partition: Pa
         raise Corrupt(f"{name}: belongs to model {model.hex()}, not {model_id.hex()}")
     if written_to != partition or zero:
         raise Corrupt(f"{name}: was written for partition {written_to}, not {partition}")
-    if kind not in RecordKind._value2member_map_:
+    if kind not in RecordKind._value2member_map_ or kind == RecordKind.SKIPPED:
         raise Unsupported(f"{name}: record kind {kind}")
     if kind != RecordKind.ROWS and (puts or deletes):
         raise Corrupt(f"{name}: a {RecordKind(kind).name} record holds rows")

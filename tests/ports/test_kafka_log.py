@@ -5,13 +5,17 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
+import msgspec
 import pytest
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 from servers.kafka import KafkaBroker
 
+from penstock.pipeline.config import Config, LogConfig, ModelConfig, RealtimeConfig, RecoveryConfig, StoreConfig
 from penstock.pipeline.core.errors import OutcomeUnknown, Refused, Unreachable
 from penstock.pipeline.core.ids import Offset, Partition
+from penstock.pipeline.environment import create_environment
 from penstock.pipeline.ports.kafka_log import VERIFY_S, KafkaLog, open_kafka_log
 from penstock.pipeline.ports.kafka_topic import RECORD_OVERHEAD
 from penstock.pipeline.ports.log_checks import LogSettings
@@ -87,6 +91,29 @@ def test_a_topic_that_would_lose_updates_is_refused_by_the_name_of_its_setting(
         setting = "replication factor"
     with pytest.raises(Refused, match=setting):
         open_kafka_log(kafka_server, name, partitions=1, create=asked)
+
+
+def test_a_model_asks_of_its_topic_what_its_config_says(kafka_server: str, tmp_path: Path) -> None:
+    """The window is kept twice, the largest record fits, and a topic that gives less is refused by name at the next start."""
+    name = uuid.uuid4().hex
+    settings = {"retention.ms": "7200000", "max.message.bytes": str((5 << 20) + RECORD_OVERHEAD), "min.insync.replicas": "1"}
+    config = Config(
+        store=StoreConfig(url=tmp_path.as_uri()), log=LogConfig(url=f"kafka://{kafka_server}", partitions=2),
+        models={name: ModelConfig()}, realtime=RealtimeConfig(record_bytes=5 << 20), recovery=RecoveryConfig(window="1h"),
+    )  # fmt: skip
+    with create_environment(config, name) as env:
+        assert env.log.max_record_bytes == 5 << 20
+    client = KafkaAdminClient(bootstrap_servers=kafka_server)
+    resource = ConfigResource(ConfigResourceType.TOPIC, f"penstock-{name}")
+    found = client.describe_configs([resource], config_filter="all")["topic"][f"penstock-{name}"]
+    client.close()
+    assert {key: found[key]["value"] for key in settings} == settings
+    longer = msgspec.structs.replace(config, recovery=RecoveryConfig(window="2h"))
+    larger = msgspec.structs.replace(config, realtime=RealtimeConfig(record_bytes=6 << 20))
+    safer = msgspec.structs.replace(config, log=msgspec.structs.replace(config.log, replicas=2, min_insync_replicas=2))
+    for asked, setting in ((longer, "retention.ms"), (larger, "max.message.bytes"), (safer, "replication factor")):
+        with pytest.raises(Refused, match=setting), create_environment(asked, name):
+            raise AssertionError("it was opened")
 
 
 def test_what_the_cluster_cannot_do_is_refused(kafka_server: str) -> None:

@@ -222,7 +222,7 @@ def test_invariant_14_a_full_queue_makes_put_wait_and_then_says_so(world):
 
     def put_on():
         for value in range(100):
-            updates.put("item", range(8), rows_of(np.arange(8) + value))
+            updates.put("item", range(8 * value, 8 * value + 8), rows_of(range(8)))
 
     with pytest.raises(Unreachable, match="wait for the log, queue_bytes is 4000"):
         put_on()
@@ -234,21 +234,39 @@ def test_invariant_6_a_full_queue_sheds_and_the_next_delta_owes_the_rows(world):
     updates = world.open(settings=RealtimeSettings(**SMALL, overflow="shed"))
     world.log.stuck = True
     for value in range(100):
-        updates.put("item", range(8), rows_of(np.arange(8) + 100 * value))
-    assert updates.rows_shed > 0
+        updates.put("item", range(8 * value, 8 * value + 8), rows_of(range(8)))
     assert updates.rows_put == 800
-    assert updates.unsent == 8
+    shed = updates.rows_shed
+    assert updates.unsent == shed > 0
     world.log.stuck = False
     with updates._stream.line:
         updates._stream.sender.wait(0.0)
     updates.flush()
-    updates.put("item", [3], rows_of([7]))
+    sent = world.served()["item"]
+    assert len(sent) == 800 - shed
+    missing = next(key for key in range(800) if key not in sent)
+    updates.put("item", [missing], rows_of([7]))
     updates.flush()
-    assert updates.unsent == 7
+    assert updates.unsent == shed - 1
     updates.mark()
     checkpoint = _checkpoint(world, 1)
-    assert (checkpoint.touched["trainer"].unsent, checkpoint.touched["trainer"].keys["item"].rows) == (7, 8)
+    assert (checkpoint.touched["trainer"].unsent, checkpoint.touched["trainer"].keys["item"].rows) == (shed - 1, 800)
     assert updates.unsent == 0
+
+
+def test_repeated_touches_of_a_key_fold_while_the_log_is_stuck(world):
+    updates = world.open(settings=RealtimeSettings(**SMALL))
+    world.log.stuck = True
+    for value in range(200):
+        updates.put("item", range(8), rows_of(np.arange(8) + 100 * value), trained_through=NOW + value)
+    assert updates.queued_bytes <= 4000
+    world.log.stuck = False
+    with updates._stream.line:
+        updates._stream.sender.wait(0.0)
+    updates.flush()
+    assert world.served() == {"item": {key: (19900 + key, 19900 + key) for key in range(8)}}
+    assert updates.rows_acknowledged < updates.rows_put / 2
+    check_sequences(world)
 
 
 def _checkpoint(world, marker):

@@ -1,16 +1,15 @@
 """What a replica does with the records of the log: every kind of disorder that a log can show."""
 
-import dataclasses
-
 import numpy as np
 import pytest
+from broken_records import BROKEN
 from served import check_same, counted, fence, held_of, partition, published, rows_of, step, world_of
 
 from penstock.pipeline.catalog.leases import create_claim
 from penstock.pipeline.core.coordination import Claim
 from penstock.pipeline.core.ids import Partition
 from penstock.pipeline.core.manifest import Target
-from penstock.pipeline.core.records import NO_KEYS, NO_ROWS, Record, RecordKind, encode_record
+from penstock.pipeline.core.records import RecordKind
 from penstock.pipeline.core.schema import TableSchema
 from penstock.rollback.execution import abandon, execute
 from penstock.rollback.freezing import freeze, thaw
@@ -26,13 +25,6 @@ def world():
 
 def replica_of(world, name="r", **options):
     return Replica(world.environment(), name=name, **options)
-
-
-def record_of(world, p, table, key, *, writer, seq, row=(5.0, 5.0), **changes):
-    return Record(
-        kind=RecordKind.ROWS, timeline=writer.timeline, partition=p, publisher=writer.name, term=writer.term, seq=seq, text=table,
-        keys=np.array([key]), rows=np.array([row], "<f4").view(np.uint8), written_at=world.now, **changes,
-    )  # fmt: skip
 
 
 def test_rows_and_deletions_arrive_and_positions_grow(world):
@@ -178,40 +170,6 @@ def test_frozen_replicas_stop_at_exactly_one_position_and_newcomers_too(world):
     thaw(world.environment(), "live", why="go")
     check_same(world, replica, slow, newcomer)
     assert {row[0] for row in rows_of(replica)["item"].values()} == {3}
-
-
-BROKEN = {
-    "not a record": lambda world, writer: b"what is this?" * 20,
-    "crc": lambda world, writer: flipped(encode_record(good(world, writer), world.schema.raw_id), 60),
-    "another model": lambda world, writer: encode_record(good(world, writer), bytes(16)),
-    "the future": lambda world, writer: flipped(encode_record(good(world, writer), world.schema.raw_id), 4, 7),
-    "another partition's key": lambda world, writer: encode_record(
-        record_of(world, 0, "item", world.keys_in(1, 1)[0], writer=writer, seq=writer.seqs[0] + 1), world.schema.raw_id
-    ),
-    "another width": lambda world, writer: encode_record(
-        record_of(world, 0, "item", world.keys_in(0, 1)[0], writer=writer, seq=writer.seqs[0] + 1, row=(1, 2, 3)),
-        world.schema.raw_id,
-    ),
-    "no such table": lambda world, writer: encode_record(
-        record_of(world, 0, "nowhere", world.keys_in(0, 1)[0], writer=writer, seq=writer.seqs[0] + 1), world.schema.raw_id
-    ),
-    "not a state": lambda world, writer: encode_record(said(world, writer, RecordKind.MARKER, "x"), world.schema.raw_id),
-    "not an announcement": lambda world, writer: encode_record(said(world, writer, RecordKind.DENSE, "{"), world.schema.raw_id),
-}  # fmt: skip
-
-
-def said(world, writer, kind, text):
-    return dataclasses.replace(good(world, writer), kind=kind, keys=NO_KEYS, rows=NO_ROWS, text=text)
-
-
-def good(world, writer):
-    return record_of(world, 0, "item", world.keys_in(0, 1)[0], writer=writer, seq=writer.seqs[0] + 1)
-
-
-def flipped(payload, at, by=1):
-    found = bytearray(payload)
-    found[at] ^= by
-    return bytes(found)
 
 
 @pytest.mark.parametrize("kind", BROKEN)

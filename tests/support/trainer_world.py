@@ -19,6 +19,7 @@ from penstock.pipeline.core.ids import BIRTH, Position, Positions, State
 from penstock.pipeline.core.manifest import Manifest, Rollback, Target
 from penstock.pipeline.core.records import Record, RecordKind, encode_record
 from penstock.pipeline.core.schema import TableSchema
+from penstock.pipeline.core.skips import Skips
 from penstock.pipeline.core.times import NEVER
 from penstock.pipeline.environment import Environment
 from penstock.pipeline.ports.memory_log import MemoryLog
@@ -120,7 +121,7 @@ class World:
         """Everything in the log, as (partition, offset, record)."""
         schema = self.catalog.schema()
         for p in range(self.partitions) if partition is None else [partition]:
-            for offset, record, *_ in replay(self.memory_log, schema, p, 0, self.memory_log.end(p)):
+            for offset, record, *_ in replay(self.memory_log, schema, p, 0, self.memory_log.end(p), Skips()):
                 yield p, offset, record
 
     def served(self, positions: Positions | None = None, state: State = BIRTH, *, start=None):
@@ -130,7 +131,7 @@ class World:
         for p in range(self.partitions):
             position = Position(0, {}) if positions is None else positions.partitions[p]
             end = self.memory_log.end(p)
-            live = replay_live(self.memory_log, schema, history, p, position.offset, state.timeline, end)
+            live = replay_live(self.memory_log, schema, history, p, position.offset, state.timeline, end, Skips())
             for entry in effective(live, position.readers, state.timeline):
                 record = entry.record
                 if record.kind == RecordKind.ROWS:
