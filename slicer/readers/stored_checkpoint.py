@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from types import TracebackType
 from typing import Self
 
+import numpy as np
 import pyarrow as pa
 
 from penstock.pipeline.core.errors import Corrupt, InvalidInput, NotFound, Refused
@@ -63,8 +64,12 @@ class StoredCheckpoint:
         kind = kind_of(source.info.dtype)
         if len(source.info.shape) != 1 or kind not in {"S", "U"}:
             raise InvalidInput(f"tensor {name} is {source.info.dtype}{list(source.info.shape)}, no list of texts")
-        values = source.rows(start, stop).tolist()
-        return pa.array(values, pa.large_string() if kind == "U" else pa.large_binary()).cast(pa.large_binary())
+        values = source.rows(start, stop)
+        if kind == "U" and values.nbytes:
+            points = np.ascontiguousarray(values).view("<u4")
+            if ((points > 0x10FFFF) | ((points >= 0xD800) & (points < 0xE000))).any():
+                raise Corrupt(f"tensor {name} holds a text that is no Unicode")
+        return pa.array(values.tolist(), pa.large_string() if kind == "U" else pa.large_binary()).cast(pa.large_binary())
 
     def blocks(self, name: str, *, limit_bytes: int = 1 << 20) -> Iterator[Array]:
         return self._source(name).blocks(limit_bytes)

@@ -74,7 +74,7 @@ def in_names(own: Callable[[Path], Checkpoint], format_name: str) -> Run:
             path = Path(os.fsdecode(os.path.join(os.fsencode(inside), *parts)))
             with suppress(OSError, ValueError):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(bytes(min(int(size, 16), 4096)))
+                path.write_bytes(bytes(max(0, min(int(size, 16), 4096))))
         read_checkpoint(inside, own, format_name)
 
     return run
