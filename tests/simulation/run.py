@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import logging
 import random
 import traceback
 from collections.abc import Callable, Mapping
@@ -170,5 +169,4 @@ def _has_dense(replica: Replica) -> bool:
     return replica._wanted == replica._served.info
 
 
-logging.getLogger("penstock").setLevel(logging.CRITICAL)
 gc.freeze()
