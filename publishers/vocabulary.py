@@ -122,9 +122,8 @@ def _texts(found: list[str] | list[int | str]) -> pa.LargeBinaryArray:
 def _tensor(path: Path, name: str | None) -> Keys | pa.LargeBinaryArray:
     with open_checkpoint(path) as opened:
         if name is None and len(opened.tensors) != 1:
-            raise Refused(
-                f"{path} has {len(opened.tensors)} tensors", hint=f'name one, as in "{path.name}#{opened.tensors[0].name}"'
-            )
+            hint = f'name one, as in "{path.name}#{opened.tensors[0].name}"' if opened.tensors else ""
+            raise Refused(f"{path} has {len(opened.tensors)} tensors, a vocabulary is one", hint=hint)
         info: TensorInfo = opened.tensors[0] if name is None else opened.info(name)
         found = keys_in(opened, [info], None, info.name, str(path))
         names = found.names(0, found.rows)

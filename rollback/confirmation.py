@@ -19,7 +19,7 @@ class Confirmation:
     """Who of the replicas with a live lease has reported the rollback's version or a later one, with its digest; who has not
     yet; and who reports the version with other digests than it states."""
 
-    confirmed: dict[str, str]
+    confirmed: dict[str, str | None]
     missing: tuple[str, ...]
     differing: tuple[str, ...] = ()
 
@@ -46,7 +46,7 @@ def confirmed_by(manifest: Manifest, presences: Iterable[Presence], *, refs: Ref
 def _agrees(manifest: Manifest, presence: Presence, buckets: int) -> bool:
     """Whether a report of exactly this version has the digests that the version states, in the buckets held."""
     stated = manifest.state_digests(buckets)
-    if stated is None or presence.version != manifest.version:
+    if stated is None or presence.version != manifest.version or presence.digest is None:
         return True
     held = slice(*presence.buckets)
     for table, digests in stated.items():

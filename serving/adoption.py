@@ -207,23 +207,25 @@ class Adoption:
         markers, before = self.follower.markers, self.follower.holding.digests(state.partition)
         markers.doubt_older(state, version.state, differing)
         try:
-            for name, mask in differing.items():
-                self._take(state, version, name, mask)
+            overruled = [(name, part) for name, mask in differing.items() for part in self._take(state, version, name, mask)]
         finally:  # what was taken has been taken, even if the rest could not be read
             markers.correct(state, version.state, before)
+        # Not before all has been read: who tries again would count them twice.
+        for name, part in overruled:
+            markers.overrule(state, version.state, name, part)
 
-    def _take(self, state: PartitionState, version: Manifest, name: str, differs: Mask) -> None:
-        table, marked = self.follower.tables[name], state.marked[version.state]
+    def _take(self, state: PartitionState, version: Manifest, name: str, differs: Mask) -> list[Part]:
+        """Returns what it did not take, of keys written since the marker."""
+        table, overruled = self.follower.tables[name], list[Part]()
         since = table.written_since(state.partition, version.state)
         if since is None:
             raise ChainBroken(f"partition {state.partition}: what was written since {version.state} is not remembered")
         for part in self._parts(state.partition, version.changes[name]):
-            buckets = buckets_of(part.keys, differs.size)
-            wanted, kept = differs[buckets], np.isin(part.keys, since)
-            marked.doubt(name, buckets[wanted & kept], differs.size)
-            self.follower.markers.overrule(state, version.state, name, part.where(wanted & kept))
+            wanted, kept = differs[buckets_of(part.keys, differs.size)], np.isin(part.keys, since)
+            overruled.append(part.where(wanted & kept))
             # As though it had been written before every marker that is remembered.
             table.correct(state.partition, *part.where(wanted & ~kept).split(table.width))
+        return overruled
 
     def _write(self, partition: Partition, changes: dict[str, TableChange]) -> None:
         for name, change in changes.items():
@@ -253,7 +255,8 @@ class Adoption:
         at, nothing = slice(held.start, held.stop), np.zeros(buckets, np.uint64)
         for name in stated.keys() | marked.digests.keys():
             differs = marked.digests.get(name, nothing) != stated.get(name, nothing)
-            sure = ~marked.unsure[name] if name in marked.unsure else np.ones(buckets, np.bool_)
-            if (differs & sure)[at].any():
+            if name in marked.unknown:
+                differs &= ~marked.unknown[name]
+            if differs[at].any():
                 return False
         return True

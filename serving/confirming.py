@@ -16,13 +16,16 @@ MOST_VERSIONS = 64
 
 @dataclass(frozen=True, slots=True)
 class Confirmed:
-    """The last version that every partition has adopted, with the digests at its marker or fence."""
+    """The last version that every partition has adopted, with the digests at its marker or fence. None: a delta corrected rows
+    that had been written again behind its marker, and what they had been is not remembered."""
 
     manifest: Manifest
-    digests: Digests
+    digests: Digests | None
 
     @property
-    def digest(self) -> str:
+    def digest(self) -> str | None:
+        if self.digests is None:
+            return None
         dense = () if self.manifest.dense is None else (self.manifest.dense.digest,)
         return digest_text(self.digests, dense)
 
@@ -32,12 +35,12 @@ class Confirming:
     """Of `partitions` partitions."""
 
     partitions: int
-    _parts: dict[Version, dict[Partition, Digests]] = field(default_factory=dict)
+    _parts: dict[Version, dict[Partition, Digests | None]] = field(default_factory=dict)
 
-    def adopted(self, manifest: Manifest, partition: Partition, digests: Digests) -> Confirmed | None:
-        """A partition has these digests at a version; what is confirmed if it was the last to adopt it."""
+    def adopted(self, manifest: Manifest, partition: Partition, digests: Digests | None) -> Confirmed | None:
+        """A partition has these digests at a version, if it knows them; what is confirmed if it was the last to adopt it."""
         found = self._parts.setdefault(manifest.version, {})
-        found[partition] = {name: some.copy() for name, some in digests.items()}
+        found[partition] = None if digests is None else {name: some.copy() for name, some in digests.items()}
         if len(found) < self.partitions:
             for oldest in sorted(self._parts)[:-MOST_VERSIONS]:
                 del self._parts[oldest]
@@ -45,6 +48,8 @@ class Confirming:
         self._parts = {version: parts for version, parts in self._parts.items() if version > manifest.version}
         summed: Digests = {}
         for part in found.values():
+            if part is None:
+                return Confirmed(manifest, None)
             for name, some in part.items():
                 summed[name] = summed[name] + some if name in summed else some
         return Confirmed(manifest, summed)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.pipeline.core.errors import VersionGone
-from penstock.pipeline.core.hashing import add_puts
+from penstock.pipeline.core.hashing import add_puts, buckets_of
 from penstock.pipeline.core.ids import State
 
 from .changes import Part
@@ -80,19 +80,22 @@ class Markers:
 
     def overrule(self, state: PartitionState, marker: State, table: str, part: Part) -> None:
         """Of keys written behind a marker a delta says other rows at it: the digests at the marker follow, and those at later
-        ones up to where a key was written. What the table has kept of them is not changed."""
-        found = self.holding.tables[table]
-        here = [m for m in state.marked if m.marker >= marker.marker]
-        try:
-            own = [found.encoded_at(state.partition, at, part.keys) for at in here]
-        except VersionGone:
-            return  # the buckets stay in doubt
-        for at, (rows, there) in zip(here, own, strict=True):
-            same = (rows == own[0][0]).all(axis=1) & (there == own[0][1])
-            digests = state.marked[at].digests.setdefault(table, np.zeros(self.holding.schema.buckets, np.uint64))
-            digests -= self._hashed(part.keys[same & there], rows[same & there])
+        ones up to where a key was written, as long as the table knows its own rows there. It goes on keeping those."""
+        found, count = self.holding.tables[table], self.holding.schema.buckets
+        buckets = buckets_of(part.keys, count)
+        for at, marked in [(m, each) for m, each in state.marked.items() if m.marker >= marker.marker]:
+            written = found.written_since(state.partition, marker, until=at)
+            still = np.ones(len(part.keys), np.bool_) if written is None else ~np.isin(part.keys, written)
+            marked.doubt(table, buckets[still], count)
+            try:
+                rows, there = found.encoded_at(state.partition, at, part.keys[still])
+            except VersionGone:
+                marked.lose(table, buckets[still], count)
+                continue
+            digests = marked.digests.setdefault(table, np.zeros(count, np.uint64))
+            digests -= self._hashed(part.keys[still][there], rows[there])
             if part.rows is not None:
-                digests += self._hashed(part.keys[same], part.rows[same])
+                digests += self._hashed(part.keys[still], part.rows[still])
 
     def _hashed(self, keys: NDArray[np.int64], rows: NDArray[np.uint8]) -> NDArray[np.uint64]:
         found = np.zeros(self.holding.schema.buckets, np.uint64)

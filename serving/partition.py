@@ -16,19 +16,27 @@ from .holding import Digests
 @dataclass(slots=True)
 class Marked:
     """What a replica remembers of a marker: the digests at it, and those of the intervals that end at it, by the older state
-    that they begin at. `unsure[table]` (bool[buckets]): where a row at the marker is not known any more, since a delta corrected
-    one that was written again behind it."""
+    that they begin at. `unsure[table]` (bool[buckets]): where a row at the marker cannot be served any more, since a delta
+    corrected one that was written again behind it; `unknown[table]`: where for the same reason not even the digest is known."""
 
     digests: Digests
     intervals: dict[State, Digests]
     unsure: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    unknown: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
 
     def doubt(self, table: str, buckets: NDArray[np.integer], bucket_count: int) -> None:
         self.unsure.setdefault(table, np.zeros(bucket_count, np.bool_))[buckets] = True
 
+    def lose(self, table: str, buckets: NDArray[np.integer], bucket_count: int) -> None:
+        self.unknown.setdefault(table, np.zeros(bucket_count, np.bool_))[buckets] = True
+
     @property
     def is_sure(self) -> bool:
         return not any(mask.any() for mask in self.unsure.values())
+
+    @property
+    def is_known(self) -> bool:
+        return not any(mask.any() for mask in self.unknown.values())
 
 
 @dataclass(slots=True)

@@ -256,7 +256,8 @@ class Replica:
     def _record(self, state: PartitionState) -> None:
         """Keeps the digests of the version that a partition has just adopted, until all have."""
         manifest = self.follower.history.version(state.version)
-        confirmed = self._confirming.adopted(manifest, state.partition, state.marked[manifest.state].digests)
+        marked = state.marked[manifest.state]
+        confirmed = self._confirming.adopted(manifest, state.partition, marked.digests if marked.is_known else None)
         if confirmed is not None:
             self.confirmed = confirmed
             self._reported_at = WallTime(0)  # worth telling at once

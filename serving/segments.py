@@ -174,10 +174,13 @@ class Segments:
                 segment.imaged = False
         return np.concatenate(slots)
 
-    def written_since(self, partition: int, label: Hashable) -> NDArray[np.int64] | None:
+    def written_since(self, partition: int, label: Hashable, *, until: Hashable | None = None) -> NDArray[np.int64] | None:
+        """The keys of the segments from a label on, up to a later one; None if one of them is forgotten."""
         row = self._since(partition, label)
-        if row is None:
+        rest = () if until is None else self._since(partition, until)
+        if row is None or rest is None:
             return None
+        row = row[: len(row) - len(rest)]
         keys: NDArray[np.int64] = np.unique(np.concatenate([_NO_KEYS, *(segment.index.contents()[0] for segment in row)]))
         return keys
 

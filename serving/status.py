@@ -40,6 +40,7 @@ class TableStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):
     """`digest`: at `version`, the newest that every partition has adopted; `table_digests` the same, a table each, in hex.
+    None, and empty, where it is not known: a delta corrected rows that had been written again behind its marker.
     `failure`: what it cannot go on without, "" while it runs."""
 
     replica: str
@@ -50,7 +51,7 @@ class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):
     version: Version
     state: str
     timeline: int
-    digest: str
+    digest: str | None
     table_digests: dict[str, str]
     dense: str | None
     buckets: tuple[int, int]

@@ -211,11 +211,12 @@ class Table:
         self._check_partition(partition)
         return self._segments.labels(partition)
 
-    def written_since(self, partition: Partition, label: Hashable) -> Keys | None:
-        """int64[n], sorted: the keys put or deleted in a partition since the label; None if it is forgotten."""
+    def written_since(self, partition: Partition, label: Hashable, *, until: Hashable | None = None) -> Keys | None:
+        """int64[n], sorted: the keys put or deleted in a partition since the label, up to a later one or to now; None if one of
+        them is forgotten."""
         self._check_partition(partition)
         with self._writing:
-            return self._segments.written_since(partition, label)
+            return self._segments.written_since(partition, label, until=until)
 
     def restore(self, partition: Partition, label: Hashable) -> Keys:
         """Writes every key that was written since the label as it was there, and returns these keys; what later labels

@@ -162,7 +162,7 @@ class Play:
             ignored[replica.name] += ignored_at_end(self._env, replica)
         verified = msgspec.json.decode(verifying.result(), type=Verification)
         expected = remembered.digest(buckets)
-        stated = {replica.name: replica.status().digest for replica in replicas}
+        stated = {replica.name: str(replica.status().digest) for replica in replicas}
         served = {replica.name: remembered.served_digest(replica, buckets) for replica in replicas}
         found = {
             "penstock verify": str(verified.digest),
@@ -251,7 +251,7 @@ class Play:
         found = {replica.name: replica.status() for replica in self._inference.replicas}
         if any(status.version != version for status in found.values()):
             return None
-        return {name: status.digest for name, status in found.items()}
+        return {name: str(status.digest) for name, status in found.items()}
 
 
 def _count(fenced: Fenced) -> int:

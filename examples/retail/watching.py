@@ -100,7 +100,7 @@ class Watch:
     def _line(self, status: ReplicaStatus, behind_us: int) -> ReplicaLine:
         lags = self.lags.get(status.replica)
         return ReplicaLine(
-            name=status.replica, version=status.version, timeline=status.timeline, digest=status.digest,
+            name=status.replica, version=status.version, timeline=status.timeline, digest=status.digest or "",
             rows=sum(table.rows for table in status.tables.values()), lag_ms=lags.ms[-1] if lags else float("nan"),
             behind_s=behind_us / 1e6,
         )  # fmt: skip

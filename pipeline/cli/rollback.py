@@ -35,7 +35,7 @@ class RollbackDocument(msgspec.Struct, frozen=True, kw_only=True):
     rows_restored: int = 0
     tombstones: int = 0
     lost: Lost | dict[str, int] = {}
-    confirmed: dict[str, str] = {}
+    confirmed: dict[str, str | None] = {}
     missing: tuple[str, ...] = ()
     differing: tuple[str, ...] = ()
 
@@ -204,7 +204,7 @@ def _done(env: Environment, plan: RollbackPlan | None, manifest: Manifest, wait_
         f"{document.tombstones:,} taken away"
     )
     for replica, digest in sorted(found.confirmed.items()):
-        stdout.print(f"  {escaped(replica)} confirms, digest {digest}")
+        stdout.print(f"  {escaped(replica)} confirms" + (f", digest {digest}" if digest else ", and has gone on"))
     if found.missing:
         stdout.print(f"  [yellow]not yet confirmed: {escaped(', '.join(found.missing))}[/] (`penstock status` shows them)")
     if found.differing:

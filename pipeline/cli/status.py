@@ -52,7 +52,7 @@ class ReplicaDocument(msgspec.Struct, frozen=True, kw_only=True):
     ready: bool
     version: int
     versions_behind: int
-    digest: str
+    digest: str | None
     table_digests: dict[str, str]
     rows: dict[str, int]
     bytes: int
@@ -191,10 +191,10 @@ def gathered(env: Environment) -> StatusDocument:
 
 
 def digests_agree(presences: list[Presence], buckets: int) -> bool | None:
-    """Whether replicas at the same version have the same digest of every bucket that two of them hold."""
-    compared = False
-    for at, one in enumerate(presences):
-        for other in presences[at + 1 :]:
+    """Whether replicas at the same version have the same digest of every bucket that two of them hold, and know one of."""
+    compared, known = False, [p for p in presences if p.digest is not None]
+    for at, one in enumerate(known):
+        for other in known[at + 1 :]:
             first, last = max(one.buckets[0], other.buckets[0]), min(one.buckets[1], other.buckets[1])
             if one.version != other.version or first >= last:
                 continue
@@ -278,7 +278,8 @@ def _row(replica: ReplicaDocument) -> tuple[str, ...]:
     fresh = max((p.freshness_s for p in replica.partitions if p.freshness_s is not None), default=None)
     return (
         replica.replica, replica.ref, "yes" if replica.ready else "NO", str(replica.version), str(replica.versions_behind),
-        f"{lag:.1f} ms", human_seconds(fresh), f"{sum(replica.rows.values()):,}", human_bytes(replica.bytes), replica.digest[:12],
+        f"{lag:.1f} ms", human_seconds(fresh), f"{sum(replica.rows.values()):,}", human_bytes(replica.bytes),
+        (replica.digest or "")[:12],
     )  # fmt: skip
 
 

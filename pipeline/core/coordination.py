@@ -110,7 +110,8 @@ class PartitionPresence(Document, frozen=True, kw_only=True):
 
 class Presence(Document, frozen=True, kw_only=True):
     """`presence/<replica>.json`: a replica's leased report. `digests`: per table the digest of each bucket that it holds (zero
-    elsewhere) at `version`, the last version that every partition has adopted."""
+    elsewhere) at `version`, the last version that every partition has adopted. `digest` is None and `digests` empty where a delta
+    corrected rows that had been written again since, and what they had been is not remembered."""
 
     format: int = FORMAT
     id: str
@@ -121,7 +122,7 @@ class Presence(Document, frozen=True, kw_only=True):
     """First and one past the last bucket held."""
     version: Version
     state: State
-    digest: str
+    digest: str | None
     digests: dict[str, DigestVector]
     rows: dict[str, int]
     bytes: int

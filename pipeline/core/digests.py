@@ -15,9 +15,9 @@ MAX_ROW_BYTES = 32768
 
 def digest_text(tables: Mapping[str, NDArray[np.uint64]], dense: Iterable[str] = ()) -> str:
     """One hex string for a whole state: BLAKE2b-128 over the tables' names and bucket digests, in name order, and the
-    digests of the dense slice."""
+    digests of the dense slice. A table in which nothing is counts as none, so that who began before its birth says the same."""
     whole = hashlib.blake2b(digest_size=16)
-    for name in sorted(tables):
+    for name in sorted(name for name, found in tables.items() if found.any()):
         whole.update(name.encode() + b"\0" + tables[name].astype("<u8").tobytes())
     for text in dense:
         whole.update(b"\1" + text.encode())

@@ -9,7 +9,7 @@ from served import announce_dense, check_same, counted, dense_value, partition, 
 from worlds import TABLES, at
 
 from penstock.pipeline.core.documents import DigestVector
-from penstock.pipeline.core.errors import ChainBroken, VersionGone
+from penstock.pipeline.core.errors import ChainBroken, Unreachable, VersionGone
 from penstock.pipeline.core.ids import Partition
 from penstock.pipeline.ports.store import Overwrite
 from penstock.publishers.promotion import promote
@@ -66,6 +66,40 @@ def test_rows_that_were_lost_are_taken_but_for_keys_written_since(world):
     own, whole = digests_at(world, replica)
     assert all(np.array_equal(own[table], whole[table]) for table in TABLES)
     check_same(world, replica)
+
+
+def test_a_correction_that_was_cut_short_and_tried_again_counts_once(world, monkeypatch):
+    for reads in itertools.count():
+        world = world_of()
+        writer = published(world)
+        replica = replica_of(world)
+        writer.keep("item", 2, *range(12))
+        writer.keep("user", 2, *range(12))
+        state = world.mark(writer)
+        writer.put("item", 3, *range(6))
+        writer.put("user", 3, *range(6))
+        step(replica)
+        world.commit(state)
+        store, calls = replica.adoption.store, itertools.count()
+
+        def get_range(*arguments, real=store.get_range, calls=calls, reads=reads):
+            if next(calls) == reads:
+                raise Unreachable("no reply")
+            return real(*arguments)
+
+        replica.refresh()
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "get_range", get_range)
+            try:
+                step(replica)
+            except Unreachable:
+                step(replica)
+        own, whole = digests_at(world, replica)
+        assert all(np.array_equal(own[table], whole[table]) for table in TABLES)
+        check_same(world, replica)
+        if next(calls) <= reads:
+            break
+    assert reads > 8
 
 
 def test_a_row_that_was_corrected_is_served_at_no_older_version(world):
