@@ -7,7 +7,7 @@ PACKAGES := pipeline slicer publishers rollback serving examples
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench fuzz simulate format lock clean
+.PHONY: help setup demo test check bench fuzz simulate chaos format lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ fuzz: $(READY) ## feeds damaged bytes to every parser, SECONDS=300 each; TARGETS
 
 simulate: $(READY) ## runs all of it under a deterministic scheduler with faults, SEEDS=1000 of them; FROM=0 STEPS=40
 	PYTHONPATH=tests $(BIN)/python -m simulation --seeds $(or $(SEEDS),1000) --from $(or $(FROM),0) --steps $(or $(STEPS),40)
+
+chaos: $(READY) ## kills a real broker 5 times, trainer and replicas 20 times, in each way of overflow; SEED=1
+	CI=true CHAOS_KILLS=20 CHAOS_BROKER_KILLS=5 CHAOS_SEED=$(or $(SEED),1) $(BIN)/python -m pytest tests/faults/test_chaos.py
 
 format: $(READY) ## formats the code and mends what lint can mend
 	$(BIN)/ruff format .

@@ -20,7 +20,9 @@ DEFAULT = "penstock.toml"
 
 DURATIONS = {
     "realtime": ("max_staleness", "beat", "flush_timeout", "reserve_ahead", "max_event_skew"),
-    "replica": ("refresh", "lease", "max_silence"),
+    "replica": ("refresh", "lease", "max_silence", "max_lag", "max_wait", "drain_grace"),
+    "client": ("timeout",),
+    "inference": ("near_expiry", "max_lag", "recount", "compare", "patience"),
     "recovery": ("window",),
     "retention": ("publish_deadline",),
 }
@@ -51,6 +53,11 @@ class LogConfig(Section, frozen=True, kw_only=True):
     min_insync_replicas: Positive = 1
     fsync: Literal["always", "batch", "never"] = "batch"
     options: dict[str, str] = {}
+
+    def __repr__(self) -> str:
+        """Without the values of the options, of which one may be a password."""
+        shown = {name: getattr(self, name) for name in self.__struct_fields__} | {"options": sorted(self.options)}
+        return f"LogConfig({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
 
 Tensors = str | list[str]
@@ -128,15 +135,75 @@ class RealtimeConfig(Section, frozen=True, kw_only=True):
 
 class ReplicaConfig(Section, frozen=True, kw_only=True):
     """`markers`: how many outstanding markers are remembered. `before_image_bytes` bounds what serving an older version, and
-    undoing in memory, may hold. `max_silence`: cut off from store or log, or behind, for this
-    long, a replica is not ready; a trainer that is silent makes nobody unready."""
+    undoing in memory, may hold. A replica is not ready while it is cut off from store or log for `max_silence`, or behind for
+    `max_lag`; a trainer that is silent makes nobody unready.
+
+    `max_calls` are open at once, `max_running` of them look up (0: one a core), `max_waiting` wait, none longer than `max_wait`;
+    `max_reply_bytes` bounds the answers that are not sent yet. A replica that is told to end goes on answering for `drain_grace`.
+    With `tls_cert` and `tls_key` (PEM files) it serves TLS, with `tls_client_ca` only to clients with a certificate of that
+    authority, with `token_file`, or tokens in the environment, only to those who send one of them."""
 
     markers: Positive = 8
     before_image_bytes: NotNegative = 256 * 1024 * 1024
     refresh: str = "200ms"
     lease: str = "10s"
     max_silence: str = "60s"
+    max_lag: str = "60s"
     max_request_keys: Positive = 4_000_000
+    max_reply_bytes: Positive = 1 << 30
+    max_calls: Positive = 1024
+    max_running: NotNegative = 0
+    max_waiting: NotNegative = 64
+    max_wait: str = "1s"
+    drain_grace: str = "5s"
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    tls_client_ca: str | None = None
+    token_file: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError('"tls_cert" and "tls_key" come together')
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError('"tls_client_ca" needs "tls_cert" and "tls_key"')
+
+
+class ClientConfig(Section, frozen=True, kw_only=True):
+    """Of those who ask. Replicas are at `urls`, or wherever the name in `dns` leads, as in "grpc://penstock-retail:8815"; else
+    those count that report to the catalog. `timeout` of a lookup, all its tries together; second tries for slow first ones are at
+    most `hedge_percent` of all. `tls_root`: whom to trust; `tls_cert` and `tls_key`: what to show; `token_file`: what to send."""
+
+    urls: list[str] = []
+    dns: str | None = None
+    timeout: str = "10s"
+    hedge_percent: Annotated[float, msgspec.Meta(ge=0, le=100)] = 5.0
+    tls_root: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    token_file: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.urls and self.dns is not None:
+            raise ValueError('give either "urls" or "dns"')
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError('"tls_cert" and "tls_key" come together')
+
+
+class InferenceConfig(Section, frozen=True, kw_only=True):
+    """Of the inference node, in the process of those who score. `hot_bytes` and `near_bytes` bound the rows kept there;
+    `near_expiry`: how long a row that was asked for counts. Hot rows that are further than `max_lag` behind the log are asked for
+    as well. `recount`: how often the hot keys are chosen anew from what was asked for; `compare`: how often some hot rows are
+    compared with the cluster's. `patience`: how long after a rollback the rows before it count, while no replica is known to have
+    gone back. `transform`: the plug-in that makes keys of raw features."""
+
+    hot_bytes: NotNegative = 256 * 1024 * 1024
+    near_bytes: NotNegative = 64 * 1024 * 1024
+    near_expiry: str = "1m"
+    max_lag: str = "1s"
+    recount: str = "30s"
+    compare: str = "10s"
+    patience: str = "2s"
+    transform: str | None = None
 
 
 class RecoveryConfig(Section, frozen=True, kw_only=True):
@@ -158,6 +225,8 @@ class Config(Section, frozen=True, kw_only=True):
     models: dict[str, ModelConfig] = {}
     realtime: RealtimeConfig = RealtimeConfig()
     replica: ReplicaConfig = ReplicaConfig()
+    client: ClientConfig = ClientConfig()
+    inference: InferenceConfig = InferenceConfig()
     recovery: RecoveryConfig = RecoveryConfig()
     retention: RetentionConfig = RetentionConfig()
 
@@ -216,7 +285,7 @@ def parse_config(text: str, name: str) -> Config:
 
 def _named(raw: dict[str, Any], path: str) -> str:
     """`path` of what is wrong, with the names of the model and the table in place of "[...]"."""
-    if "[...]" not in path:
+    if "[...]" not in path or not path.startswith("models"):
         return path
     models = {model: settings for model, settings in raw["models"].items() if isinstance(settings, dict)}
     for model, settings in models.items():

@@ -17,6 +17,7 @@ from penstock.pipeline.catalog.replay import record_name, replay_live
 from penstock.pipeline.catalog.skipping import read_skips
 from penstock.pipeline.core.checkpoint import Checkpoint
 from penstock.pipeline.core.documents import DigestVector
+from penstock.pipeline.core.errors import PositionGone
 from penstock.pipeline.core.hashing import add_puts
 from penstock.pipeline.core.history import Entry, History, effective, table_layers
 from penstock.pipeline.core.ids import Partition
@@ -36,10 +37,18 @@ NO_KEYS = np.empty(0, np.int64)
 
 @dataclass(frozen=True, slots=True)
 class Carried:
-    """By generation: what is written, where anything is, and the digests of the state then."""
+    """By generation: what is written, where anything is, and the digests of the state then. `gone`: what the log does not hold
+    any more of what it has brought to them, None if it does."""
 
     changes: dict[str, TableChange]
     digests: dict[str, DigestVector]
+    gone: PositionGone | None = None
+
+    def whole(self) -> Carried:
+        """`PositionGone` unless all of the log was there. Who states the digests need not ask: replicas that differ load anew."""
+        if self.gone is not None:
+            raise PositionGone(str(self.gone), hint="`penstock publish snapshot` does not need the log")
+        return self
 
 
 def carry(
@@ -49,6 +58,7 @@ def carry(
     were touched since then. Memory: the keys that the log brought to them in one partition."""
     if not plan.others:
         return Carried({}, {})
+    gone = None
     with ExitStack() as opened:
         found: dict[str, _Kept | _Cleared] = {}
         for name in plan.kept:
@@ -57,10 +67,14 @@ def carry(
         for name in plan.cleared:
             layers = opened.enter_context(_layers(env, history, name))
             found[name] = _cleared(env, layers, prefix, is_empty=was_cleared(lineage, name, env.schema.table_of(name)))
-        _follow(env, history, checkpoint, {name: found[name] for name in plan.others & set(touched)})
+        try:
+            _follow(env, history, checkpoint, {name: found[name] for name in plan.others & set(touched)})
+        except PositionGone as error:
+            gone = error
     return Carried(
         {name: part.written.change() for name, part in found.items() if part.written.runs},
         {name: DigestVector.of(part.digests) for name, part in found.items()},
+        gone,
     )
 
 

@@ -96,13 +96,15 @@ def dense_of(env: Environment, source: Source, prefix: str, base: Manifest, chec
     """The source's dense slice, or the base's where it is the same. Where the source has none, the newest that was announced on
     the log since the base; replicas have it already, and must not go back to the base's."""
     if not source.dense:
-        return (None if checkpoint is None else _announced(env, base, checkpoint)) or base.dense
+        return (None if checkpoint is None else announced_since(env, base, checkpoint)) or base.dense
     if base.dense is not None and dense_digest(source.dense) == base.dense.digest:
         return base.dense
     return write_dense(env.catalog.store, f"{prefix}/dense.safetensors", source.dense)
 
 
-def _announced(env: Environment, base: Manifest, checkpoint: Checkpoint) -> DenseInfo | None:
+def announced_since(env: Environment, base: Manifest, checkpoint: Checkpoint) -> DenseInfo | None:
+    """The newest dense slice that a checkpoint after the base has brought: not what a dead term has announced past the one that
+    its trainer was resumed from."""
     between = checkpoints_between(env.catalog, base.state, checkpoint.state)
     found = [
         c.dense for c in between if c.dense is not None and c.status == "marked" and c.state.timeline == checkpoint.state.timeline

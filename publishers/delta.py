@@ -6,7 +6,7 @@ always come from the whole checkpoint.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from penstock.pipeline.core.documents import DigestVector
 from penstock.pipeline.core.errors import NotFound, Refused
 from penstock.pipeline.core.history import History, table_layers
 from penstock.pipeline.core.manifest import Manifest, RunInfo, TableChange
+from penstock.pipeline.core.schema import ModelSchema
 from penstock.pipeline.core.schema_change import TablePlan
 from penstock.pipeline.core.times import EventTime
 from penstock.pipeline.environment import Environment
@@ -40,7 +41,7 @@ from .commits import (
     dense_of,
     stated_digests,
 )
-from .key_runs import write_keys
+from .key_runs import read_keys, write_keys
 from .offline import committed_as, learned, place
 from .picking import locate, take, take_names
 from .schema_change import arranged, check_shapes, plan_source, tell
@@ -65,6 +66,13 @@ class TouchedSince:
     def without(self, tables: frozenset[str]) -> TouchedSince:
         """Of the other tables."""
         return TouchedSince({name: runs for name, runs in self.runs.items() if name not in tables}, self.whole - tables)
+
+    def meant(self, schema: ModelSchema, plan: TablePlan) -> TouchedSince:
+        """Of the generations that names mean. A table of which another one was touched as a whole is touched as a whole: whoever
+        touched it may not have known of the newer one."""
+        found = self.without(plan.others)
+        means = {table: generation for table, generation in _meanings(schema, plan).items() if table in self.whole}
+        return TouchedSince(found.runs, found.whole | set(means.values()))
 
 
 def publish_delta(
@@ -99,8 +107,8 @@ def publish_delta(
     chain = history.chain(history.newest.version)
     since = touched_since(env, history.newest, placed)
     if source.partial:
-        _check_known(source, since.without(plan.others), history)
-    elif since.without(plan.others).whole or plan.appears or not all(table_layers(chain, name) for name in plan.found):
+        _check_known(source, since.meant(env.schema, plan), history)
+    elif since.meant(env.schema, plan).whole or plan.appears or not all(table_layers(chain, name) for name in plan.found):
         return commit_compared(env, source, placed, history, plan, promote=promote, why=why)
     return commit_picked(env, source, placed, since, history, plan, promote=promote, why=why)
 
@@ -150,8 +158,12 @@ def commit_picked(
     base = history.newest
     upload = leases.open_upload(env.catalog, purpose=f"delta of state {checkpoint.state}", actor=env.actor(why))
     prefix = data_prefix(env, upload)
-    carried = carry(env, history, checkpoint, plan, since.tables, prefix)
+    carried = carry(env, history, checkpoint, plan, since.tables, prefix).whole()
     runs = {name: [*found] for name, found in since.without(plan.others).runs.items()}
+    for old, name in sorted(_meanings(env.schema, plan).items()):
+        for number, keys in enumerate(_keys(env, old, since.runs.get(old, ()))):
+            folder = f"{prefix}/meant-{old}-{number}"
+            runs.setdefault(name, []).append(write_keys(env.catalog.store, env.schema, name, keys, folder))
     for name, keys in (source.touched() if source.partial else {}).items():
         if len(keys):  # of a table that is new, or known to nobody but the checkpoint
             runs.setdefault(name, []).append(write_keys(env.catalog.store, env.schema, name, keys, f"{prefix}/told-{name}"))
@@ -174,6 +186,17 @@ def touched_since(env: Environment, base: Manifest, checkpoint: Checkpoint) -> T
             for table, run in touched.keys.items():
                 runs.setdefault(table, []).append(run)
     return TouchedSince(runs, frozenset(whole))
+
+
+def _meanings(schema: ModelSchema, plan: TablePlan) -> dict[str, str]:
+    """Of each generation that no name means the one that is meant by now, where there is one."""
+    current = {schema.table_of(name): name for name in schema.tables if name not in plan.others}
+    return {name: current[table] for name in plan.others if (table := schema.table_of(name)) in current}
+
+
+def _keys(env: Environment, table: str, runs: Sequence[RunInfo]) -> Iterator[Keys]:
+    for run in runs:
+        yield from read_keys(env.catalog.store, env.schema, table, run)
 
 
 def _named(source: Source, touched: Mapping[str, Keys] | None) -> dict[str, Keys] | None:

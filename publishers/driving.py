@@ -13,7 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.pipeline.core.coordination import Claim
-from penstock.pipeline.core.errors import Fenced, InvalidInput, PenstockError, Superseded, Unreachable
+from penstock.pipeline.core.errors import (
+    Fenced,
+    InvalidInput,
+    OutcomeUnknown,
+    PenstockError,
+    PositionGone,
+    Superseded,
+    Unreachable,
+)
 from penstock.pipeline.core.ids import PublisherId, Term
 from penstock.pipeline.core.manifest import DenseInfo
 from penstock.pipeline.core.times import EventTime, WallTime
@@ -23,11 +31,11 @@ from .batches import chunks
 from .judgement import check_terms, fenced, settled, standing
 from .outbox import Parcel
 from .settings import RealtimeSettings
-from .stream import Stream
+from .stream import LONGEST_PAUSE_S, Stream
 from .touched import TouchedKeys
 
-IDLE_S = 0.05
-"""How often the driver looks round when nothing was put."""
+IDLE_S, SETTLE_S = 0.05, 0.005
+"""How often the driver looks round when nothing was put, and while something is on its way that has nothing waiting behind it."""
 QUEUE_PARTS, PART_BYTES = 4, 4 << 20
 """A batch goes into the queue in parts of this share of it, and no larger than this, so that nobody waits long for the gate."""
 
@@ -132,13 +140,29 @@ class Driver:
     def judge(self, others: Mapping[PublisherId, Term]) -> None:
         """Returns if all that this publisher and the terms of `others` have had acknowledged counts; see `judgement`."""
         try:
+            self._meet_log()
             settled(self._standing, pause=self._closing.wait, patience_s=self.settings.flush_timeout_s)
         except Fenced as error:
             raise self._fenced(error) from None
-        except Superseded as error:
+        except (Superseded, PositionGone) as error:
             self._fail(error)
             raise
         check_terms(self.environment.catalog, others)
+
+    def _meet_log(self) -> None:
+        """Returns once the log says that it is the one that was opened: one that was made anew under the same name acknowledges
+        too, and nobody reads it."""
+        deadline, pause = self.deadline(), IDLE_S
+        while True:
+            try:
+                self.environment.log.flush(max(0.0, deadline - time.monotonic()))
+                return
+            except Unreachable as error:
+                if time.monotonic() + pause > deadline or self._closing.wait(pause):
+                    raise OutcomeUnknown(
+                        f"publisher {self.stream.sender.publisher}: not known to be in the log: {error}"
+                    ) from None
+                pause = min(2 * pause, LONGEST_PAUSE_S)
 
     def _standing(self) -> Claim | None:
         """Asked under `line` only where a new term of its own may be half taken: else sending never waits for the store."""
@@ -226,16 +250,18 @@ class Driver:
     # ---- the thread ------------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        drained_at = 0.0
+        sent_at = 0.0
         try:
             while not self._closing.is_set() and self._failure is None:
-                busy = not self.stream.sender.idle
-                self._wake.wait(max(0.001, self.settings.linger_s) if busy else IDLE_S)
+                self._wake.wait(self._patience())
                 self._wake.clear()
-                if (early := drained_at + self.settings.linger_s - time.monotonic()) > 0:
+                waits = self.stream.waits
+                # What comes after a pause goes at once; what comes soon after a send is gathered for a while.
+                if waits and (early := sent_at + self.settings.linger_s - time.monotonic()) > 0:
                     self._closing.wait(early)
                 self._turn()
-                drained_at = time.monotonic()
+                if waits:
+                    sent_at = time.monotonic()
         except BaseException as error:
             self._failure = PenstockError(f"publisher {self.stream.sender.publisher}: its sender died: {error!r}")
             raise
@@ -243,6 +269,12 @@ class Driver:
             with self.stream.gate:
                 self._ended = True
                 self.stream.gate.notify_all()
+
+    def _patience(self) -> float:
+        """Seconds until the next round, if nothing is put before."""
+        if self.stream.waits:
+            return max(0.001, self.settings.linger_s)
+        return IDLE_S if self.stream.sender.idle else SETTLE_S
 
     def _turn(self) -> None:
         """One round: send, beat, and see whether it still counts. What can be tried again is, a little later."""

@@ -13,7 +13,6 @@ from penstock.pipeline.catalog.checkpoints import checkpoints_between, last_mark
 from penstock.pipeline.catalog.replay import record_name
 from penstock.pipeline.catalog.skipping import read_skips
 from penstock.pipeline.core.checkpoint import Checkpoint
-from penstock.pipeline.core.dense import DenseFold
 from penstock.pipeline.core.errors import NotFound, Refused
 from penstock.pipeline.core.history import History
 from penstock.pipeline.core.ids import Marker, Partition
@@ -26,7 +25,7 @@ from penstock.slicer.run_layout import TableLayout
 from penstock.slicer.slicing import slice_rows
 
 from .carrying import carry, entries_since
-from .commits import PROMOTE, Collected, Written, commit_checkpoint, data_prefix
+from .commits import PROMOTE, Collected, Written, announced_since, commit_checkpoint, data_prefix
 from .schema_change import plan_log, tell
 
 log = logging.getLogger(__name__)
@@ -101,7 +100,7 @@ def _folded(
     schema, base = env.catalog.reload_schema(), history.newest
     changes: dict[str, Collected] = {}
     folds: dict[str, Fold] = {}
-    held, dense = 0, DenseFold(schema.partitions)
+    held = 0
 
     def write() -> None:
         for name, fold in sorted(folds.items()):
@@ -117,12 +116,10 @@ def _folded(
                 fold = folds.setdefault(record.table, Fold(schema.table(record.table).width))
                 fold.add(record.put_keys, record.rows, record.tombstones, name=name)
                 held += record.rows.nbytes + record.keys.nbytes
-            elif record.kind == RecordKind.DENSE:
-                dense.announce(Partition(p), offset, record, name)
         if held > WRITE_AT_BYTES:
             write()
             held = 0
     write()
-    carried = carry(env, history, checkpoint, plan, touched, prefix)
+    carried = carry(env, history, checkpoint, plan, touched, prefix).whole()
     written = {name: found.change() for name, found in changes.items()} | carried.changes
-    return Written(written, dense.newest() or base.dense, "log", plan.shapes, plan.retired)
+    return Written(written, announced_since(env, base, checkpoint) or base.dense, "log", plan.shapes, plan.retired)

@@ -25,6 +25,8 @@ from .folding_kernels import newest_by_partition
 Keys = dict[str, NDArray[np.int64]]
 MAX_STEPS = 64
 """Steps of `trained_through` that are kept apart while they wait."""
+TAKEN_BYTES = 8 << 20
+"""What is folded together at a time: it fits into the caches, and the log does not run dry meanwhile."""
 OVERHEAD_BYTES = 256
 """What a batch or a parcel counts for beside its arrays, so that many empty ones are bounded too."""
 
@@ -69,7 +71,10 @@ class Waiting(Protocol):
         """Drops what matters least until `nbytes` is within `limit`; the keys that were dropped, per table."""
 
     def take(self, room: int, *, through: EventTime, now: WallTime) -> list[Parcel]:
-        """Batches to send now, in this order; all later ones are sent at or after `through`, the newest time so far."""
+        """Batches to send now, in this order."""
+
+    def next_through(self, through: EventTime) -> EventTime:
+        """All that is taken later is sent at or after this; `through` is the newest time so far."""
 
     def restock(self, parcels: list[Parcel], *, through: EventTime) -> None:
         """Puts parcels whose fate is unknown before all that waits, to be sent again as of `through`, the newest time so far:
@@ -95,9 +100,17 @@ class Outbox:
         return {}
 
     def take(self, room: int, *, through: EventTime, now: WallTime) -> list[Parcel]:
-        """All there is: folding costs each row once, however long it is on its way."""
-        taken, self._batches, self.nbytes = self._batches, [], 0
+        """The oldest, `TAKEN_BYTES` at least where there are so many, so that what goes out is not kept waiting for the rest."""
+        room, count = max(room, TAKEN_BYTES), 0
+        while count < len(self._batches) and room > 0:
+            room -= self._batches[count].nbytes
+            count += 1
+        taken, self._batches = self._batches[:count], self._batches[count:]
+        self.nbytes -= sum(batch.nbytes for batch in taken)
         return taken
+
+    def next_through(self, through: EventTime) -> EventTime:
+        return self._batches[0].through if self._batches else through
 
     def restock(self, parcels: list[Parcel], *, through: EventTime) -> None:
         self._batches = [replace(parcel, through=through) for parcel in [*parcels, *self._batches]]
@@ -139,21 +152,23 @@ def _folded(table: str, batches: list[Parcel], through: EventTime, packing: Pack
     row_at = np.cumsum(puts) - 1
     slots = np.empty(1 << max(1, (2 * len(keys) - 1).bit_length()), np.int64)
     order, bounds = newest_by_partition(keys, ~puts, schema.buckets, schema.partitions, slots)
+    put = puts[order]
+    # All at once: parcels are views of these, next to each other.
+    keys, gathered = keys[order], np.empty((np.count_nonzero(put), width), np.uint8)
+    gather(flat(rows), row_at[order[put]], width, flat(gathered))
     fixed = row_record_bytes(rows=0, tombstones=0, width=0, publisher=packing.publisher, table=table)
-    room = max(packing.record_bytes - fixed, 8 + width)
+    room, begun = max(packing.record_bytes - fixed, 8 + width), 0
     for p in range(schema.partitions):
-        put_at, deleted_at = order[bounds[2 * p] : bounds[2 * p + 1]], order[bounds[2 * p + 1] : bounds[2 * p + 2]]
-        while len(put_at) or len(deleted_at):
-            some_puts, put_at = np.split(put_at, [room // (8 + width)])
-            left = (room - len(some_puts) * (8 + width)) // 8
-            some_deleted, deleted_at = np.split(deleted_at, [left])
-            some = np.empty((len(some_puts), width), np.uint8) if len(some_puts) else NO_ROWS
-            if len(some_puts):
-                gather(flat(rows), row_at[some_puts], width, flat(some))
+        at, deleted_at, end = bounds[2 * p : 2 * p + 3].tolist()
+        while at < end:
+            count = max(0, min(room // (8 + width), deleted_at - at))
+            left = 0 if at + count < deleted_at else (room - count * (8 + width)) // 8
+            stop = min(at + count + left, end)
             yield Parcel(
-                table=table, keys=keys[np.concatenate((some_puts, some_deleted))], rows=some, through=through,
+                table=table, keys=keys[at:stop], rows=gathered[begun : begun + count] if count else NO_ROWS, through=through,
                 partition=Partition(p),
             )  # fmt: skip
+            at, begun = stop, begun + count
 
 
 def _steps(batches: list[Parcel]) -> list[list[Parcel]]:

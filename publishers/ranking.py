@@ -23,19 +23,17 @@ from .outbox import OVERHEAD_BYTES, Keys, Parcel
 from .ranking_kernels import (
     LEVELS,
     SIZE,
-    Sent,
     Slots,
     add_rows,
-    new_sent,
     new_slots,
     remember,
     restore_rows,
     take_highest,
     take_lowest,
     take_oldest,
-    weigh,
     with_room,
 )
+from .sent_rows import Sent, new_sent, weigh
 
 SLOT_BYTES = 64
 """What a row that waits takes beside its bytes: key, level, age, links, sketch, index."""
@@ -108,6 +106,9 @@ class Ranking:
             for table, count in self._share(left, sizes, order=slice(None, None, -1)).items():
                 parcels.append(self._parcel(table, take_highest(self._rooms[table].slots, count), through))
         return parcels
+
+    def next_through(self, through: EventTime) -> EventTime:
+        return through
 
     def restock(self, parcels: list[Parcel], *, through: EventTime) -> None:
         """Of each key the newest, unless a newer one waits."""

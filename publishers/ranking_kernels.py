@@ -1,4 +1,4 @@
-# mypy: disable-error-code="no-untyped-def,no-any-return,no-untyped-call"
+# mypy: disable-error-code="no-untyped-def,no-any-return,no-untyped-call,call-arg"
 """The loops of the ranking: a keyed room of rows that are linked by level and by age, so that a put, a take and a drop cost
 the same however many rows wait; and the sketches that tell how far a row has moved.
 
@@ -6,7 +6,7 @@ A sketch is the row's values added up with fixed random signs in `SKETCH` groups
 average, that of the rows (Alon, Matias, Szegedy: "tug of war"), in a fraction of their bytes.
 
 Slots are numbered from 1 in links and in the index, so that zeroed memory is empty. numba: compiled once, cached on disk, free
-of the GIL; arrays only.
+of the GIL; arrays only. What a loop needs lies anywhere in memory, so it asks for it some rounds before.
 """
 
 from __future__ import annotations
@@ -17,21 +17,19 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from penstock.pipeline.core.hashing import mix
+from penstock.pipeline.core.hashing import mix, prefetch
+
+from .sent_rows import CHANGE, CHANGES, MEMORY, NOTHING, SENT, SKETCH, ask_for
 
 U64 = np.uint64
-SKETCH = 4
 LEVELS = 64
 DELETED, RESTORED = LEVELS - 1, LEVELS - 2
 """Deletions are few bytes, and a row that should be gone is wrong altogether; what is sent again was due before."""
 _MIDDLE = 32
 _BY_AGE = LEVELS
 SIZE, USED, FREE = 0, 1, 2
-_NOTHING, _WEIGHT_ONLY, _SENT = 0, 1, 2
-_CHANGE, _CHANGES, _TRAFFIC, _TRAFFICS = 0, 1, 2, 3
-_MEMORY = 65536.0
-"""Over how many changes, or counts of requests, the table's own mean runs."""
-_MOST_WEIGHT = 16.0
+_FAR, _NEAR = 32, 16
+"""So many rounds before a slot's turn it is asked for, then what it refers to."""
 
 
 class Slots(NamedTuple):
@@ -50,17 +48,6 @@ class Slots(NamedTuple):
     level_rows: NDArray[np.int64]
     places: NDArray[np.int32]
     sizes: NDArray[np.int64]
-
-
-class Sent(NamedTuple):
-    """What is remembered of keys whose row went out, each at the place that its hash gives, the newest of those that share one.
-    `weights` are requests relative to the table's mean, 0 where unknown; `means`: see the constants."""
-
-    keys: NDArray[np.int64]
-    states: NDArray[np.uint8]
-    sketches: NDArray[np.float32]
-    weights: NDArray[np.float32]
-    means: NDArray[np.float64]
 
 
 def new_slots(capacity: int, width: int) -> Slots:
@@ -98,14 +85,6 @@ def with_room(slots: Slots, more: int) -> Slots:
             now[:, :used] = before[:, :used]
     find_places(grown)
     return grown
-
-
-def new_sent(places: int) -> Sent:
-    """Nothing is remembered; `places` is a power of two."""
-    return Sent(
-        keys=np.empty(places, np.int64), states=np.zeros(places, np.uint8), sketches=np.empty((places, SKETCH), np.float32),
-        weights=np.zeros(places, np.float32), means=np.zeros(4, np.float64),
-    )  # fmt: skip
 
 
 @njit(cache=True)
@@ -186,11 +165,37 @@ def _take_out(slots, slot):
     level = np.int64(slots.levels[slot])
     _unlink(slots, level, 0, slot)
     _unlink(slots, _BY_AGE, 1, slot)
-    _forget(slots, _place(slots, slots.keys[slot]))
+    mask = U64(slots.places.size - 1)
+    at = mix(slots.keys[slot]) & mask
+    while slots.places[at] != slot + 1:
+        at = (at + U64(1)) & mask
+    _forget(slots, at)
     slots.level_rows[level] -= 1
     slots.sizes[SIZE] -= 1
     slots.after[0, slot] = slots.sizes[FREE]
     slots.sizes[FREE] = slot + 1
+
+
+@njit(cache=True)
+def _take_out_all(slots, taken):
+    """All these slots, in this order."""
+    capacity, mask = slots.keys.size, U64(slots.places.size - 1)
+    for i in range(taken.size):
+        if i + _FAR < taken.size:
+            slot = taken[i + _FAR]
+            prefetch(slots.keys, slot)
+            for kind in range(2):
+                prefetch(slots.before, kind * capacity + slot)
+                prefetch(slots.after, kind * capacity + slot)
+        if i + _NEAR < taken.size:
+            slot = taken[i + _NEAR]
+            prefetch(slots.places, np.int64(mix(slots.keys[slot]) & mask))
+            before, after = np.int64(slots.before[1, slot]), np.int64(slots.after[1, slot])
+            if before:
+                prefetch(slots.after, capacity + before - 1)
+            if after:
+                prefetch(slots.before, capacity + after - 1)
+        _take_out(slots, taken[i])
 
 
 @njit(cache=True)
@@ -211,21 +216,21 @@ def _level(slots, sent, slot):
     (root mean square), times how often the key is asked for. A key of which nothing is known is new: all of it is change."""
     key = slots.keys[slot]
     at = mix(key) & U64(sent.keys.size - 1)
-    state = sent.states[at] if sent.keys[at] == key else _NOTHING
+    state = sent.states[at] if sent.keys[at] == key else NOTHING
     square = 0.0
     for k in range(SKETCH):
-        before = np.float64(sent.sketches[at, k]) if state == _SENT else 0.0
+        before = np.float64(sent.sketches[at, k]) if state == SENT else 0.0
         moved = np.float64(slots.sketches[slot, k]) - before
         square += moved * moved
     if not np.isfinite(square):
         return RESTORED
-    if state == _SENT:
-        sent.means[_CHANGES] = min(sent.means[_CHANGES] + 1, _MEMORY)
-        sent.means[_CHANGE] += (square - sent.means[_CHANGE]) / sent.means[_CHANGES]
-    weight = np.float64(sent.weights[at]) if state != _NOTHING and sent.weights[at] > 0 else 1.0
+    if state == SENT:
+        sent.means[CHANGES] = min(sent.means[CHANGES] + 1, MEMORY)
+        sent.means[CHANGE] += (square - sent.means[CHANGE]) / sent.means[CHANGES]
+    weight = np.float64(sent.weights[at]) if state != NOTHING and sent.weights[at] > 0 else 1.0
     if square == 0:
         return 0
-    relative = square / sent.means[_CHANGE] if sent.means[_CHANGE] > 0 else 1.0
+    relative = square / sent.means[CHANGE] if sent.means[CHANGE] > 0 else 1.0
     level = _MIDDLE + np.rint(np.log2(relative) + 2 * np.log2(weight))
     return int(min(max(level, 0), RESTORED))
 
@@ -243,7 +248,18 @@ def find_places(slots):
 def add_rows(slots, sent, signs, keys, rows, values, now):
     """The touches of int64[n] keys in their order: uint8[m, width] rows with float32[m, dim] values, then n - m deletions. What
     waits of a key is replaced; it keeps its age."""
+    mask = U64(slots.places.size - 1)
     for i in range(keys.size):
+        if i + _FAR < keys.size:
+            prefetch(slots.places, np.int64(mix(keys[i + _FAR]) & mask))
+            ask_for(sent, keys[i + _FAR])
+        if i + _NEAR < keys.size:
+            slot = np.int64(slots.places[mix(keys[i + _NEAR]) & mask]) - 1
+            if slot >= 0:
+                prefetch(slots.keys, slot)
+                prefetch(slots.levels, slot)
+                prefetch(slots.before, slot)
+                prefetch(slots.after, slot)
         at = _place(slots, keys[i])
         if slots.places[at]:
             slot = np.int64(slots.places[at] - 1)
@@ -284,11 +300,12 @@ def restore_rows(slots, signs, keys, rows, values):
 def take_oldest(slots, before, limit):
     """Takes out at most `limit` rows that wait since earlier than `before`, oldest first: int64[k] slots."""
     found = np.empty(min(limit, slots.sizes[SIZE]), np.int64)
-    count = 0
-    while count < found.size and slots.since[slots.ends[_BY_AGE, 0] - 1] < before:
-        found[count] = slots.ends[_BY_AGE, 0] - 1
-        _take_out(slots, found[count])
+    count, slot = 0, np.int64(slots.ends[_BY_AGE, 0]) - 1
+    while count < found.size and slots.since[slot] < before:
+        found[count] = slot
+        slot = np.int64(slots.after[1, slot]) - 1
         count += 1
+    _take_out_all(slots, found[:count])
     return found[:count]
 
 
@@ -298,11 +315,13 @@ def take_highest(slots, limit):
     found = np.empty(min(limit, slots.sizes[SIZE]), np.int64)
     count = 0
     for level in range(LEVELS - 1, -1, -1):
-        while count < found.size and slots.ends[level, 1]:
-            found[count] = slots.ends[level, 1] - 1
-            _take_out(slots, found[count])
+        slot = np.int64(slots.ends[level, 1]) - 1
+        while count < found.size and slot >= 0:
+            found[count] = slot
+            slot = np.int64(slots.before[0, slot]) - 1
             count += 1
-    return found[:count]
+    _take_out_all(slots, found)
+    return found
 
 
 @njit(nogil=True, cache=True)
@@ -311,35 +330,30 @@ def take_lowest(slots, limit):
     found = np.empty(min(limit, slots.sizes[SIZE]), np.int64)
     count = 0
     for level in range(LEVELS):
-        while count < found.size and slots.ends[level, 0]:
-            found[count] = slots.ends[level, 0] - 1
-            _take_out(slots, found[count])
+        slot = np.int64(slots.ends[level, 0]) - 1
+        while count < found.size and slot >= 0:
+            found[count] = slot
+            slot = np.int64(slots.after[0, slot]) - 1
             count += 1
-    return found[:count]
+    _take_out_all(slots, found)
+    return found
 
 
 @njit(nogil=True, cache=True)
 def remember(sent, slots, taken):
     """The rows in these slots, just taken out, go to the log."""
-    for slot in taken:
+    mask = U64(sent.keys.size - 1)
+    for i in range(taken.size):
+        if i + _FAR < taken.size:
+            prefetch(slots.keys, taken[i + _FAR])
+            prefetch(slots.sketches, SKETCH * taken[i + _FAR])
+        if i + _NEAR < taken.size:
+            ask_for(sent, slots.keys[taken[i + _NEAR]])
+        slot = taken[i]
         key = slots.keys[slot]
-        at = mix(key) & U64(sent.keys.size - 1)
-        if sent.states[at] == _NOTHING or sent.keys[at] != key:
+        at = mix(key) & mask
+        if sent.states[at] == NOTHING or sent.keys[at] != key:
             sent.keys[at], sent.weights[at] = key, 0
-        sent.states[at] = _SENT
+        sent.states[at] = SENT
         for k in range(SKETCH):
             sent.sketches[at, k] = 0 if slots.deleted[slot] else slots.sketches[slot, k]
-
-
-@njit(nogil=True, cache=True)
-def weigh(sent, keys, counts):
-    """How often int64[n] keys were asked for, float64[n], against the mean of the counts so far."""
-    for i in range(keys.size):
-        sent.means[_TRAFFICS] = min(sent.means[_TRAFFICS] + 1, _MEMORY)
-        sent.means[_TRAFFIC] += (counts[i] - sent.means[_TRAFFIC]) / sent.means[_TRAFFICS]
-    for i in range(keys.size if sent.means[_TRAFFIC] > 0 else 0):
-        at = mix(keys[i]) & U64(sent.keys.size - 1)
-        if sent.states[at] == _NOTHING or sent.keys[at] != keys[i]:
-            sent.keys[at], sent.states[at] = keys[i], _WEIGHT_ONLY
-        relative = counts[i] / sent.means[_TRAFFIC]
-        sent.weights[at] = min(max(relative, 1 / _MOST_WEIGHT), _MOST_WEIGHT)

@@ -37,6 +37,8 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.005, 1.0
 """How long to leave a log alone that has just failed."""
 EVERYTHING = 1 << 62
 """Room for all that waits."""
+FOLD_PART = 8
+"""From this part of the queue on what waits is folded into one step of time."""
 
 
 @dataclass(slots=True)
@@ -61,13 +63,17 @@ class Stream:
     """Folded and next to be sent; taken from the outbox, whose rows come after."""
     _ready_bytes: int = 0
     _ready_through: EventTime = NEVER
-    """`through` as of when the outbox was last taken from."""
+    """What comes behind the ready ones is sent at or after this."""
     _left_bytes: int = 0
     """What the window held back, as of the last step."""
+    _least_fold: int = EVERYTHING
+    """Bytes not folded into one step from which on they are, at first; what is ranked is folded as it comes."""
     _fold_from: int = EVERYTHING
-    """Bytes not folded into one step from which on they are; what is ranked is folded as it comes."""
+    """The same by now."""
     _folded_bytes: int = 0
     """What of the ready ones is one step, each key once."""
+    _folded_at: int = -1
+    """What had been acknowledged when it was folded last."""
     _announced: int = 0
     _asked: EventTime = NEVER
     _taking: str = ""
@@ -76,10 +82,11 @@ class Stream:
         self.sent_through = self._ready_through = self.through
         settings = self.settings
         self.window = Window(settings.queue_bytes)
-        self.outbox, self._fold_from = Outbox(self.schema), settings.queue_bytes // 8
+        self.outbox, self._least_fold = Outbox(self.schema), settings.queue_bytes // FOLD_PART
         if settings.overflow == "priority":
             self.outbox = Ranking(self.schema, settings.queue_bytes, settings.max_staleness_us, settings.sketched_keys)
-            self._fold_from = EVERYTHING
+            self._least_fold = EVERYTHING
+        self._fold_from = self._least_fold
 
     @property
     def schema(self) -> ModelSchema:
@@ -89,6 +96,11 @@ class Stream:
     def queued_bytes(self) -> int:
         """Rows that wait or are not acknowledged."""
         return self.outbox.nbytes + self._ready_bytes + self.sender.nbytes
+
+    @property
+    def waits(self) -> bool:
+        """Whether something was put that was not handed to the log."""
+        return bool(self.outbox.nbytes or self._ready_bytes)
 
     def give_way(self) -> Keys:
         """Drops from the outbox what there is no room for, and what could not be sent before it is stale, half of the log's speed
@@ -145,9 +157,14 @@ class Stream:
         self._left_bytes = self.outbox.nbytes
         if not self._ready and room:
             self._fill(room, now=now)
-        elif self.outbox.nbytes + self._ready_bytes - self._folded_bytes > max(self._fold_from, self._folded_bytes // 4):
+        elif self.outbox.nbytes + self._ready_bytes - self._folded_bytes > max(self._due_to_fold, self._folded_bytes // 4):
             self._fold(now=now)
         self._send(room, now=now)
+
+    @property
+    def _due_to_fold(self) -> int:
+        """While the log takes nothing at all, there is nothing better to do than to fold."""
+        return self._least_fold if self.sender.acknowledged_bytes == self._folded_at else self._fold_from
 
     def _settle(self, now: WallTime) -> None:
         self.sender.settle()
@@ -156,23 +173,26 @@ class Stream:
             self._renew(now)
 
     def _fill(self, room: int, *, now: WallTime) -> None:
-        """Makes what waits ready, behind what is ready: all, or about `room` bytes where it is ranked."""
+        """Makes the oldest of what waits ready, behind what is ready: about `room` bytes, or a little more."""
         with self.gate:
             batches = self.outbox.take(room, through=self.through, now=now)
-            self._ready_through, self._left_bytes = self.through, self.outbox.nbytes
+            self._ready_through, self._left_bytes = self.outbox.next_through(self.through), self.outbox.nbytes
             ready = len(self._ready)
             self._ready.extend(batches)
             self._ready_bytes += sum(batch.nbytes for batch in batches)
         self._make_ready(ready, packed(batches, self._packing()))
 
     def _fold(self, *, now: WallTime) -> None:
-        """The log is far behind: what is ready and what waits become one step of time, each key once."""
+        """The log is far behind: what is ready and what waits become one step of time, each key once. Where few keys come again
+        that is not worth doing soon again."""
         with self.gate:
             self._ready.extend(self.outbox.take(EVERYTHING, through=self.through, now=now))
             self._ready_through = self.through
-            self._ready_bytes = sum(batch.nbytes for batch in self._ready)
+            before = self._ready_bytes = sum(batch.nbytes for batch in self._ready)
         self._make_ready(0, packed(list(self._ready), self._packing(), most_steps=1))
         self._folded_bytes = self._ready_bytes
+        self._folded_at, is_worth = self.sender.acknowledged_bytes, 4 * self._ready_bytes < 3 * before
+        self._fold_from = self._least_fold if is_worth else 2 * before
 
     def _packing(self) -> Packing:
         record_bytes = min(self.settings.record_bytes, self.sender.log.max_record_bytes)
@@ -201,6 +221,8 @@ class Stream:
         with self.gate:
             self._ready_bytes -= sum(parcel.nbytes for parcel in due)
             self._folded_bytes = min(self._folded_bytes, self._ready_bytes)
+            if not self.waits:
+                self._fold_from = self._least_fold
             self.gate.notify_all()
 
     def beat(self, *, now: WallTime) -> None:

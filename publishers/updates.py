@@ -167,7 +167,8 @@ class Updates:
 
     def flush(self) -> Positions:
         """Returns once everything put so far is acknowledged and counts: the positions just past it. `OutcomeUnknown` when it is
-        not within `flush_timeout`, `CommitConflict` while a rollback is undecided, `Fenced` and `Superseded` when it does not."""
+        not within `flush_timeout`, `CommitConflict` while a rollback is undecided; `Fenced` and `Superseded` when it does not,
+        and `PositionGone`, as nobody reads a log that was made anew."""
         with self._stream.line:
             self._driver.drain()
             positions = self._stream.sender.positions()

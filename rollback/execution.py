@@ -1,9 +1,12 @@
-"""Carries a rollback out: claim, fence, undo, commit. Every step is safe to repeat, by any run, at any time after.
+"""Carries a rollback out: prepare, claim, fence, undo, commit. Every step is safe to repeat, by any run, at any time after.
 
 A run that died is finished by `resume`, or given up by `abandon`; both exclude each other by the swap of the refs.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
 
 import msgspec
 
@@ -19,11 +22,12 @@ from penstock.pipeline.core.records import Record, RecordKind, encode_record
 from penstock.pipeline.core.refs import Refs
 from penstock.pipeline.core.schema_change import shapes_after
 from penstock.pipeline.environment import Environment
+from penstock.pipeline.ports.log import Pending
 
-from .gathering import ends_of, find_cuts
+from .gathering import cuts_of
 from .plan import RollbackPlan, claim_of, moving_refs
-from .target import named_history
-from .undo import recover
+from .preparing import Prepared, prepare
+from .undo import extended, recover
 
 ATTEMPTS = 16
 """How often a rollback is computed anew when the refs move under it, or a fence is sent anew when its outcome is unknown."""
@@ -33,14 +37,16 @@ APPEND_TIMEOUT_S = 30.0
 def execute(env: Environment, plan: RollbackPlan, *, why: str) -> Manifest:
     """Claims the plan's timeline and goes through with it. `CommitConflict` when another rollback has claimed it, `NotFound` when
     retention has removed the base since it was planned."""
+    prepared = prepare(env, plan, why=why)
     claim = claim_of(plan, claim_id=env.catalog.new_id(), who=env.who, at=env.clock(), why=why)
+    since = [env.log.end(Partition(p)) for p in range(env.schema.partitions)]
     leases.create_claim(env.catalog, claim)
     try:
         env.catalog.history().version(claim.base)  # from here on retention sees the claim
     except NotFound:
         abandon(env, why=f"version {claim.base}, its base, is gone")
         raise
-    return finish(env, claim)
+    return finish(env, claim, since=since, prepared=prepared)
 
 
 def resume(env: Environment) -> Manifest:
@@ -63,20 +69,23 @@ def abandon(env: Environment, *, why: str) -> Claim:
     return claim
 
 
-def finish(env: Environment, claim: Claim) -> Manifest:
-    """Fences, computes, commits; returns the version that did, be it of this run or of another."""
-    schema = env.catalog.reload_schema()
+def finish(
+    env: Environment, claim: Claim, *, since: Sequence[Offset] | None = None, prepared: Prepared | None = None
+) -> Manifest:
+    """Fences, computes what is not `prepared`, commits; returns the version that did, be it of this run or of another. `since`:
+    where no fence of the claim lies before."""
+    env.catalog.reload_schema()
     if (decided := _decided(env, claim, env.catalog.refs())) is not None:
         return decided
-    fences = [_fence(env, claim, Partition(p)) for p in range(schema.partitions)]
+    fences = _fence(env, claim, claim.cuts if since is None else since)
     for _ in range(ATTEMPTS):
         refs = env.catalog.refs()
         if (decided := _decided(env, claim, refs)) is not None:
             return decided
         try:
-            return _commit(env, claim, refs, fences)
+            return _commit(env, claim, refs, fences, prepared)
         except CommitConflict:
-            continue  # somebody moved the trunk: the undo must cover that as well
+            prepared = None  # somebody moved the trunk: the undo must cover that as well
     raise CommitConflict(f"the trunk moved {ATTEMPTS} times while the rollback to timeline {claim.timeline} was computed")
 
 
@@ -102,37 +111,46 @@ def _given_up(claim: Claim) -> Refused:
     return Refused(f"the rollback to timeline {claim.timeline} was abandoned", hint="plan it anew")
 
 
-def _fence(env: Environment, claim: Claim, partition: Partition) -> Offset:
+def _fence(env: Environment, claim: Claim, since: Sequence[Offset]) -> list[Offset]:
     """The first fence of the claim's timeline in a partition counts, whoever wrote it; one is written where there is none."""
-    start, skips = max(claim.cuts[partition], env.log.begin(partition)), read_skips(env.catalog)
-    payload = encode_record(
-        Record(kind=RecordKind.FENCE, timeline=claim.timeline, partition=partition, written_at=env.clock()), env.schema.raw_id
-    )
+    partitions, skips = [Partition(p) for p in range(env.schema.partitions)], read_skips(env.catalog)
+    starts = {p: max(since[p], env.log.begin(p)) for p in partitions}
+    found: dict[Partition, Offset] = {}
     for _ in range(ATTEMPTS):
-        for entry in replay_around(env.log, env.schema, partition, start, env.log.end(partition), skips):
-            if entry.record.kind == RecordKind.FENCE and entry.record.timeline == claim.timeline:
-                return entry.offset
-            start = Offset(entry.offset + 1)
-        pending = env.log.append(partition, payload)
-        try:
-            pending.result(APPEND_TIMEOUT_S)
-        except OutcomeUnknown:
-            continue  # a second fence is void: look whether the first is there, and send again if not
-    raise OutcomeUnknown(f"the fence of timeline {claim.timeline} in partition {partition} was not acknowledged {ATTEMPTS} times")
+        for p in starts.keys() - found.keys():
+            for entry in replay_around(env.log, env.schema, p, starts[p], env.log.end(p), skips):
+                if entry.record.kind == RecordKind.FENCE and entry.record.timeline == claim.timeline:
+                    found[p] = entry.offset
+                    break
+                starts[p] = Offset(entry.offset + 1)
+        if len(found) == len(partitions):
+            return [found[p] for p in partitions]
+        for pending in [_sent(env, claim, p) for p in partitions if p not in found]:
+            with suppress(OutcomeUnknown):  # a second fence is void: look whether the first is there, and send again if not
+                pending.result(APPEND_TIMEOUT_S)
+    missing = ", ".join(str(p) for p in partitions if p not in found)
+    raise OutcomeUnknown(f"fences of timeline {claim.timeline} in partitions {missing} were not acknowledged {ATTEMPTS} times")
 
 
-def _commit(env: Environment, claim: Claim, refs: Refs, fences: list[Offset]) -> Manifest:
+def _sent(env: Environment, claim: Claim, partition: Partition) -> Pending:
+    fence = Record(kind=RecordKind.FENCE, timeline=claim.timeline, partition=partition, written_at=env.clock())
+    return env.log.append(partition, encode_record(fence, env.schema.raw_id))
+
+
+def _commit(env: Environment, claim: Claim, refs: Refs, fences: list[Offset], prepared: Prepared | None) -> Manifest:
     history = env.catalog.history(refs)
-    named = history if claim.target.kind == "version" else named_history(history, claim.of)
     base = history.version(claim.base)
-    found = find_cuts(env, named, claim.target, fences if named is history else ends_of(env, history, claim.of))
-    cuts = [fence if cut is None else Offset(min(cut, fence)) for cut, fence in zip(found, fences, strict=True)]
     promote = moving_refs(refs, history, base)
     actor = env.actor(claim.why)
-    upload = leases.open_upload(env.catalog, purpose=f"rollback to timeline {claim.timeline}", actor=actor)
-    recovery = recover(
-        env, history, named, base, tables=claim.tables, cuts=cuts, fences=fences, folder=keys.data(env.catalog.model, upload.id)
-    )
+    if prepared is not None and prepared.holds(refs, read_skips(env.catalog), fences):
+        upload, cuts, folder = prepared.upload, prepared.cuts, keys.data(env.catalog.model, prepared.upload.id)
+        recovery = extended(env, history, base, prepared.begun, fences=fences, folder=f"{folder}/late")
+    else:
+        upload = leases.open_upload(env.catalog, purpose=f"rollback to timeline {claim.timeline}", actor=actor)
+        named, found = cuts_of(env, history, claim.target, claim.of, fences)
+        cuts = tuple(fence if cut is None else Offset(min(cut, fence)) for cut, fence in zip(found, fences, strict=True))
+        folder = keys.data(env.catalog.model, upload.id)
+        recovery = recover(env, history, named, base, tables=claim.tables, cuts=cuts, fences=fences, folder=folder)
     shapes, retired = shapes_after(env.schema, base, history.newest, claim.tables)
     state = open_checkpoint(env.catalog, timeline=claim.timeline, publishers={}, now=actor.now).state
     draft = Manifest(
@@ -153,7 +171,7 @@ def _commit(env: Environment, claim: Claim, refs: Refs, fences: list[Offset]) ->
         dense=recovery.dense,
         source="undo",
         rollback=Rollback(
-            target=claim.target, tables=claim.tables, cut=tuple(cuts), fence=tuple(fences), undo=recovery.undo,
+            target=claim.target, tables=claim.tables, cut=cuts, fence=tuple(fences), undo=recovery.undo,
             lost_rows=recovery.lost_rows,
         ),
         shapes=shapes,

@@ -61,6 +61,12 @@ def locate(env: Environment, history: History, target: Target, of: Timeline | No
     return Located(named, choose_base(target, lineage, cuts), cuts)
 
 
+def cuts_of(env: Environment, history: History, target: Target, of: Timeline, ends: Sequence[Offset]) -> tuple[History, Cuts]:
+    """The history on which a target of timeline `of` is found, and its cuts; the live timeline's records go to `ends`."""
+    named = history if target.kind == "version" else named_history(history, of)
+    return named, find_cuts(env, named, target, ends if named is history else ends_of(env, history, of))
+
+
 def find_cuts(env: Environment, named: History, target: Target, ends: Sequence[Offset]) -> Cuts:
     """Per partition the first record at or beyond the target; of a version or a state, its own positions."""
     if target.kind == "version":
@@ -167,17 +173,13 @@ def behind_cuts(
 ) -> Iterator[Behind]:
     """Every record of [cut, end), of whatever timeline and publisher; nobody has taken one that cannot be read. What the log does
     not hold any more is passed over, where a version after `base` lies beyond it, and so names the keys; else `Refused`."""
-    lineage, skips = history.lineage(history.newest.version), read_skips(env.catalog)
+    skips = read_skips(env.catalog)
     later = [m.positions.partitions for m in history.after(base.version)]
     for p, (cut, end) in enumerate(zip(cuts, ends, strict=True)):
         partition, begin = Partition(p), env.log.begin(Partition(p))
         if begin > cut and not any(positions[p].offset >= begin for positions in later):
             _check_held(env, partition, cut, f"what was written behind version {base.version} has to be read")
         held = max(cut, begin)
-        start = next((m for m in reversed(lineage) if m.positions.partitions[p].offset <= held), lineage[0])
-        offset = max(start.positions.partitions[p].offset, begin)
-        path = LivePath(history, partition, offset=offset, timeline=start.timeline)
-        for entry in replay_around(env.log, env.schema, partition, min(offset, held), end, skips):
-            counted = path.step(entry)
-            if entry.offset >= held:
-                yield Behind(entry, counted is entry)
+        path = LivePath(history, partition, offset=held, timeline=history.timeline_at(partition, held))
+        for entry in replay_around(env.log, env.schema, partition, held, end, skips):
+            yield Behind(entry, path.step(entry) is entry)

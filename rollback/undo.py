@@ -9,32 +9,27 @@ went over the log stay. What deltas after the base wrote to them is written agai
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from penstock.pipeline.core.documents import DigestVector
-from penstock.pipeline.core.hashing import add_puts
-from penstock.pipeline.core.history import History, table_layers
+from penstock.pipeline.core.history import History
 from penstock.pipeline.core.ids import Offset
-from penstock.pipeline.core.manifest import DenseInfo, Manifest, RunInfo, TableChange
+from penstock.pipeline.core.manifest import DenseInfo, Manifest, TableChange
 from penstock.pipeline.core.records import RecordKind
 from penstock.pipeline.core.times import EventTime
 from penstock.pipeline.environment import Environment
 from penstock.slicer.fold import Written
-from penstock.slicer.layers import Layers
 from penstock.slicer.names import Names
-from penstock.slicer.run_layout import TableLayout
+from penstock.slicer.ordering import distinct
 from penstock.slicer.runs import Run
-from penstock.slicer.slicing import slice_rows
 
 from .gathering import Folded, behind_cuts, fold
+from .table_at import CHUNK_KEYS, Difference, Keys, TableAt, chain_layers, write_runs
 
-Keys = NDArray[np.int64]
-CHUNK_KEYS = 1 << 20
-"""Keys that are looked up and written at a time."""
 SHRINK_AT_KEYS = 1 << 23
 COMPARED = ("compared", "whole")
 """The sources of versions that say what differs from the one before, whatever the log has brought."""
@@ -68,26 +63,44 @@ class KeySet:
 
     def array(self) -> Keys:
         """int64[n], sorted."""
-        self._parts = [np.unique(np.concatenate([np.empty(0, np.int64), *self._parts]))]
+        self._parts = [distinct(self._parts)]
         self._added = 0
         return self._parts[0]
 
 
 @dataclass(frozen=True, slots=True)
-class TableAt:
-    """A table at a moment: the chain of a version, and what was written since."""
+class Begun:
+    """The recovery of a whole model, as far as `ends`: `undone` are the keys that its undo has, `written` is what stands at the
+    cuts of the log since the base."""
 
-    layers: Layers
-    written: Written | None
+    recovery: Recovery
+    undone: dict[str, KeySet]
+    written: dict[str, Written]
+    ends: tuple[Offset, ...]
 
-    def rows(self, keys: Keys) -> Written:
-        """The rows of sorted distinct `keys`; those that it has none of as tombstones."""
-        rows, there = self.layers.find(keys)
-        if self.written is not None:
-            at, hit = _positions(self.written.keys, keys)
-            rows[hit], there[hit] = self.written.rows[at], True
-            there[_positions(self.written.tombstones, keys)[1]] = False
-        return Written(keys[there], rows[there], keys[~there])
+
+def begin(
+    env: Environment, history: History, named: History, base: Manifest, *, cuts: Sequence[Offset], folder: str,
+    ends: Sequence[Offset],
+) -> Begun:  # fmt: skip
+    """As `recover` of the whole model, with all that is known before the last fence. The cuts must be final."""
+    return _computed(env, history, named, base, tables=None, cuts=cuts, fences=ends, folder=folder)
+
+
+def extended(
+    env: Environment, history: History, base: Manifest, begun: Begun, *, fences: Sequence[Offset], folder: str
+) -> Recovery:
+    """What was begun, with the keys that were written since then. History and base must be the same."""
+    late, lost_rows = _behind(env, history, base, frozenset(env.schema.tables), begun.ends, fences)
+    undo = dict(begun.recovery.undo)
+    for name, found in sorted(late.items()):
+        known = begun.undone[name].array() if name in begun.undone else np.empty(0, np.int64)
+        if not len(keys := np.setdiff1d(found.array(), known, assume_unique=True)):
+            continue
+        with chain_layers(env, history, base, name) as layers:
+            more = write_runs(env, name, folder, keys, TableAt(layers, begun.written.get(name)))
+        undo[name] = _joined(undo[name], more, env.schema.buckets) if name in undo else more
+    return replace(begun.recovery, undo=undo, lost_rows=begun.recovery.lost_rows + lost_rows)
 
 
 def recover(
@@ -103,6 +116,20 @@ def recover(
 ) -> Recovery:
     """Computes the state at the target and writes its runs below `folder`. `named` is the history on which the target was found,
     `history` all of it."""
+    return _computed(env, history, named, base, tables=tables, cuts=cuts, fences=fences, folder=folder).recovery
+
+
+def _computed(
+    env: Environment,
+    history: History,
+    named: History,
+    base: Manifest,
+    *,
+    tables: tuple[str, ...] | None,
+    cuts: Sequence[Offset],
+    fences: Sequence[Offset],
+    folder: str,
+) -> Begun:
     covered = frozenset(env.schema.tables if tables is None else tables)
     back = fold(env, named, base, cuts, tables=covered)
     on = back if tables is None else _others(env, history, fences, covered)
@@ -124,20 +151,15 @@ def recover(
         changes = {}
         for name, keys in sorted(changed.items()):
             before = opened.enter_context(chain_layers(env, history, base, name))
-            difference = None if digests is None else _Difference(before, digests[name])
+            difference = None if digests is None else Difference(before, digests[name])
             # What goes back is named by the chain of the base; what stays may have got its names later.
             names = None if name in covered else Names.among(at[name].layers)
-            changes[name] = _write(env, name, f"{folder}/changes", keys.array(), at[name], difference, names)
-        undo = {name: _write(env, name, f"{folder}/undo", keys.array(), at[name]) for name, keys in sorted(undone.items())}
+            changes[name] = write_runs(env, name, f"{folder}/changes", keys.array(), at[name], difference, names)
+        undo = {name: write_runs(env, name, f"{folder}/undo", keys.array(), at[name]) for name, keys in sorted(undone.items())}
     stated = None if digests is None else {name: DigestVector.of(found) for name, found in digests.items()}
     through = EventTime(max(back.trained_through, on.trained_through))
-    return Recovery(changes, undo, through, on.dense or newest.dense, lost_rows, stated)
-
-
-def chain_layers(env: Environment, history: History, version: Manifest, table: str) -> AbstractContextManager[Layers]:
-    """The chain of one table of a version, for point reads and streams."""
-    runs = table_layers(history.chain(version.version), table)
-    return Layers.open(env.catalog.store, TableLayout.of(env.schema, table), runs)
+    recovery = Recovery(changes, undo, through, on.dense or newest.dense, lost_rows, stated)
+    return Begun(recovery, undone, back.written, tuple(fences))
 
 
 # ---- which keys ------------------------------------------------------------------------------------------------------
@@ -169,18 +191,31 @@ def _undone(
 ) -> tuple[dict[str, KeySet], int]:
     """The keys to set back per table: those behind the cuts, and those of every later version, dead timelines included. And how
     many rows behind the cuts counted."""
-    found: dict[str, KeySet] = {}
-    lost_rows = 0
-    for entry, counts in ((behind.entry, behind.counts) for behind in behind_cuts(env, history, base, cuts, fences)):
-        record = entry.record
-        if record.kind == RecordKind.ROWS and record.table in covered:
-            found.setdefault(record.table, KeySet()).add(np.array(record.keys))
-            lost_rows += len(record.keys) if counts else 0
+    found, lost_rows = _behind(env, history, base, covered, cuts, fences)
     every = frozenset(env.schema.tables)
     for manifest in history.after(base.version):
         _add_changed(env, manifest.changes, found, every)
         if manifest.rollback is not None:
             _add_changed(env, manifest.rollback.undo, found, every)
+    return found, lost_rows
+
+
+def _behind(
+    env: Environment,
+    history: History,
+    base: Manifest,
+    covered: frozenset[str],
+    starts: Sequence[Offset],
+    fences: Sequence[Offset],
+) -> tuple[dict[str, KeySet], int]:
+    """The keys of all records of [start, fence), and how many rows of them counted."""
+    found: dict[str, KeySet] = {}
+    lost_rows = 0
+    for entry, counts in ((behind.entry, behind.counts) for behind in behind_cuts(env, history, base, starts, fences)):
+        record = entry.record
+        if record.kind == RecordKind.ROWS and record.table in covered:
+            found.setdefault(record.table, KeySet()).add(np.array(record.keys))
+            lost_rows += len(record.keys) if counts else 0
     return found, lost_rows
 
 
@@ -214,46 +249,10 @@ def _all_keys(written: Written) -> KeySet:
     return found
 
 
-# ---- their rows ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Difference:
-    """Exchanges in `digests` (uint64[buckets]) the rows of `before` for others of the same keys."""
-
-    before: Layers
-    digests: NDArray[np.uint64]
-
-    def exchange(self, after: Written) -> None:
-        keys = np.concatenate([after.keys, after.tombstones])
-        rows, there = self.before.find(keys)
-        removed = np.zeros_like(self.digests)
-        add_puts(removed, keys[there], rows[there])
-        np.subtract(self.digests, removed, out=self.digests)
-        add_puts(self.digests, after.keys, after.rows)
-
-
-def _write(
-    env: Environment,
-    table: str,
-    folder: str,
-    keys: Keys,
-    at: TableAt,
-    difference: _Difference | None = None,
-    names: Names | None = None,
-) -> TableChange:
-    layout, runs, interval = TableLayout.of(env.schema, table), list[RunInfo](), np.zeros(env.schema.buckets, np.uint64)
-    for number, low in enumerate(range(0, len(keys), CHUNK_KEYS)):
-        found = at.rows(keys[low : low + CHUNK_KEYS])
-        known = None if names is None else names.of_keys(found.keys)
-        sliced = slice_rows(
-            found.keys, found.rows, found.tombstones, layout, env.catalog.store, folder, number=number, names=known
-        )
-        runs += sliced.runs
-        interval += sliced.interval
-        if difference is not None:
-            difference.exchange(found)
-    return TableChange(runs=tuple(runs), interval=DigestVector.of(interval))
+def _joined(one: TableChange, other: TableChange, buckets: int) -> TableChange:
+    """Both, which have no key in common."""
+    interval = one.interval.array(buckets) + other.interval.array(buckets)
+    return TableChange(runs=(*one.runs, *other.runs), interval=DigestVector.of(interval))
 
 
 def _known_digests(env: Environment, history: History, base: Manifest) -> dict[str, NDArray[np.uint64]] | None:
@@ -266,12 +265,3 @@ def _known_digests(env: Environment, history: History, base: Manifest) -> dict[s
     if known is None:
         return None
     return {name: known.get(name, np.zeros(buckets, np.uint64)) for name in env.schema.tables}
-
-
-def _positions(sorted_keys: Keys, wanted: Keys) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    """Where the wanted keys stand among the sorted ones: positions of those that do, and which do."""
-    if not len(sorted_keys):
-        return np.empty(0, np.intp), np.zeros(len(wanted), np.bool_)
-    at = np.minimum(np.searchsorted(sorted_keys, wanted), len(sorted_keys) - 1)
-    hit = sorted_keys[at] == wanted
-    return at[hit], hit

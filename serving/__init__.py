@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .answers import Answer
+    from .async_client import AsyncClient
     from .client import Client
     from .replica import Replica
     from .server import Server
 
-__all__ = ["Answer", "Client", "Replica", "Server"]
-_MODULES = {"Answer": "answers", "Client": "client", "Replica": "replica", "Server": "server"}
+__all__ = ["Answer", "AsyncClient", "Client", "Replica", "Server"]
+_MODULES = {"Answer": "answers", "AsyncClient": "async_client", "Client": "client", "Replica": "replica", "Server": "server"}
 
 
 def __getattr__(name: str) -> object:

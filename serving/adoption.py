@@ -18,6 +18,9 @@ from penstock.pipeline.core.errors import ChainBroken, NotFound, Refused
 from penstock.pipeline.core.hashing import buckets_of
 from penstock.pipeline.core.ids import Offset, Partition, Position, State, Version
 from penstock.pipeline.core.manifest import Manifest, TableChange
+from penstock.pipeline.core.records import NO_KEYS
+from penstock.pipeline.core.schema_change import is_read
+from penstock.pipeline.ports.log import UpdateLog
 from penstock.pipeline.ports.store import ObjectStore
 
 from .chains import load_part
@@ -26,27 +29,39 @@ from .follower import Follower
 from .generations import Generations
 from .holding import Digests
 from .partition import PartitionState
+from .table import Keys
+from .undoing import Undoing
 
 log = logging.getLogger(__name__)
 Mask = NDArray[np.bool_]
 
+TELLING = ("touched", "log")
+"""The sources of versions that name every key that was touched, in the tables that are read."""
 CLOSE_RECORDS = 100_000
 """A replica that is not further than this behind a delta's marker waits for the log to bring it there."""
 
 
 @dataclass(slots=True)
 class Adoption:
-    """Reads what it needs from `store`. `shown`: the state that readers of a ref that follows versions see; it stays servable."""
+    """Reads what it needs from `store`, and of the log what a rollback needs. `shown`: the state that readers of a ref that
+    follows versions see; it stays servable."""
 
     store: ObjectStore
+    log: UpdateLog
     follower: Follower
     generations: Generations = field(default_factory=Generations)
     shown: State | None = None
+
+    @property
+    def undoing(self) -> Undoing:
+        return Undoing(self.store, self.log, self.follower)
 
     def adopt_next(self, partition: Partition) -> bool:
         """Adopts the partition's next version, if its time has come; False when there is nothing to do now. What is broken in
         the store stops this partition, until the refs move."""
         state = self.follower.partitions[partition]
+        if state.disagrees:
+            return self._mend(state)
         version = self.follower.next_version(state)
         if version is None or self.follower.known.frozen is not None or state.failed == self.follower.refs.generation:
             return False
@@ -76,6 +91,17 @@ class Adoption:
         except (Refused, NotFound) as error:
             self.give_up(state, f"version {number} cannot be loaded: {error}")
         return not state.alarm
+
+    def _mend(self, state: PartitionState) -> bool:
+        """Loads the version that the partition stands at, or the newest; False where that has been tried, until the refs move."""
+        if state.failed == self.follower.refs.generation:
+            return False
+        try:
+            self.load(state, state.version)
+        except (Refused, NotFound) as error:
+            log.warning("partition %d cannot be made version %d again: %s", state.partition, state.version, error)
+            return self.load_newest(state)
+        return True
 
     def give_up(self, state: PartitionState, reason: str) -> None:
         """The partition stops, until the refs move and there is something else to try."""
@@ -122,6 +148,7 @@ class Adoption:
         """The partition becomes what version `number` says, from the chain; what the log brought since is read again."""
         version = self.follower.history.version(number)
         self.generations.leave(state.partition, version, self.follower.history)
+        state.applying = version.positions.partitions[state.partition].offset
         load_part(self.store, self.follower.holding, self.follower.history, version, state.partition)
         state.counters.reloaded += 1
         log.warning("partition %d was loaded anew from version %d", state.partition, number)
@@ -131,13 +158,16 @@ class Adoption:
         """The partition stands exactly at a version; `ChainBroken` when its digests are others than the version states."""
         if state.alarm:
             log.warning("partition %d goes on at version %d: %s", state.partition, version.version, state.alarm)
-        self.follower.markers.stand_at(state, version.state)
         state.version, state.timeline, state.trained_through = version.version, version.timeline, version.trained_through
         state.offset, state.readers = position.offset, dict(position.readers)
+        self.follower.markers.stand_at(state, version.state)
         state.gap, state.excused, state.taken_at, state.paused, state.failed = None, {}, {}, False, -1
+        state.applying = None
         state.go_on()
         self._trim(state, is_back=version.rollback is not None)
-        if not self._agrees(state, version):
+        state.disagrees = not self._agrees(state, version)
+        if state.disagrees:
+            self.follower.markers.doubt_all(state, version.state)
             raise ChainBroken(
                 f"version {version.version}: its chain does not have the digests that it states, in partition {state.partition}"
             )
@@ -156,9 +186,12 @@ class Adoption:
         self._settle(state, version, version.positions.partitions[state.partition])
 
     def _roll_back(self, state: PartitionState, version: Manifest) -> None:
-        assert version.rollback is not None
         self.generations.leave(state.partition, version, self.follower.history)
-        self._write(state.partition, version.rollback.undo)
+        if self.shown is None:
+            self.follower.markers.set_out(state)
+            self.undoing.undo(state, version, lambda table, part: table.correct(state.partition, *part.split(table.width)))
+        else:
+            self.undoing.undo(state, version, lambda table, part: table.apply(state.partition, *part.split(table.width)))
         position = version.positions.partitions[state.partition]
         self._settle(state, version, Position(Offset(max(state.offset, position.offset)), {}))
 
@@ -172,6 +205,9 @@ class Adoption:
     def _compare(self, state: PartitionState, version: Manifest) -> None:
         self.generations.leave(state.partition, version, self.follower.history)
         interval = state.marked[version.state].intervals.get(state.state)
+        for name, digests in ({} if interval is None else interval).items():
+            if name not in version.changes and digests.any() and self._tells(version, name):
+                raise self._lost(version, f"rows of table {name}")
         differing = {
             name: mask
             for name, change in version.changes.items()
@@ -182,14 +218,15 @@ class Adoption:
             state.counters.adopted_taken += 1
         else:
             state.counters.adopted_free += 1
+        if not self._agrees(state, version):
+            # It is not adopted before it is loaded: nobody who asks for exactly this version gets what it is not.
+            state.counters.disagreed += 1
+            self.load(state, version.version)
+            return
         state.version = version.version
         self.follower.markers.adopt(state, version.state)
         self._trim(state, is_back=False)
-        if self._agrees(state, version):
-            self.generations.stand(state.partition, version, self.follower.history)
-        else:
-            state.counters.disagreed += 1
-            self.load(state, version.version)
+        self.generations.stand(state.partition, version, self.follower.history)
 
     def _differing(self, partition: Partition, table: str, change: TableChange, interval: Digests | None) -> Mask:
         """bool[buckets]: where the delta says something else than the log did."""
@@ -220,12 +257,34 @@ class Adoption:
         since = table.written_since(state.partition, version.state)
         if since is None:
             raise ChainBroken(f"partition {state.partition}: what was written since {version.state} is not remembered")
+        untold = self._brought(state, version, name)
         for part in self._parts(state.partition, version.changes[name]):
+            untold = np.setdiff1d(untold, part.keys, assume_unique=True)
             wanted, kept = differs[buckets_of(part.keys, differs.size)], np.isin(part.keys, since)
             overruled.append(part.where(wanted & kept))
             # As though it had been written before every marker that is remembered.
             table.correct(state.partition, *part.where(wanted & ~kept).split(table.width))
+        if len(untold):
+            raise self._lost(version, f"key {untold[0]} of table {name}")
         return overruled
+
+    def _tells(self, version: Manifest, name: str) -> bool:
+        """Whether the version names every key of a table that was touched."""
+        return version.source in TELLING and is_read(version, name, self.follower.schema.table_of(name))
+
+    def _lost(self, version: Manifest, what: str) -> ChainBroken:
+        return ChainBroken(
+            f"the log has brought {what} before {version.state}, and version {version.version}, which tells all that was "
+            "touched, does not: the log has lost what was read here"
+        )
+
+    def _brought(self, state: PartitionState, version: Manifest, name: str) -> Keys:
+        """int64[n]: what the log has brought to a table between the adopted version and this one, where it says of each such key
+        what became of it, and that is known."""
+        if not self._tells(version, name):
+            return NO_KEYS
+        found = self.follower.tables[name].written_since(state.partition, state.state, until=version.state)
+        return NO_KEYS if found is None else found
 
     def _write(self, partition: Partition, changes: dict[str, TableChange]) -> None:
         for name, change in changes.items():

@@ -63,7 +63,7 @@ def bootstrap(env: Environment, *, ref: str, buckets: range, name: str, at: Vers
         holding = Holding(schema, buckets, settings.before_image_bytes, labels_needed(settings.markers))
         load_all(env.catalog.store, holding, history, version)
         follower = Follower(holding, history, refs, ref, Markers(holding, settings.markers), read_skips(env.catalog))
-        adoption = Adoption(env.catalog.store, follower)
+        adoption = Adoption(env.catalog.store, env.log, follower)
         for p in holding.partitions():
             position = version.positions.partitions[p]
             state = PartitionState(p, position.offset, {}, version.timeline, version.version, {})

@@ -105,7 +105,7 @@ def load_part(store: ObjectStore, holding: Holding, history: History, version: M
     for name, table in holding.tables.items():
         runs = table_layers(history.chain(version.version), name)
         with Layers.open(store, TableLayout.of(holding.schema, name), runs) as layers:
-            for group in _groups(layers, holding.part(partition)):
+            for group in groups(layers.runs, holding.part(partition), rows=GROUP_ROWS):
                 _replace(table, layers, group)
 
 
@@ -115,14 +115,14 @@ def _replace(table: Table, layers: Layers, buckets: range) -> None:
     table.replace_buckets(buckets, keys, np.concatenate([np.empty((0, table.width), np.uint8), *(rows for _, rows in found)]))
 
 
-def _groups(layers: Layers, buckets: range) -> Iterator[range]:
-    """Buckets that follow each other and hold about `GROUP_ROWS` rows; all of them, those that hold nothing as well."""
-    held = sum((np.diff(run.offsets[buckets.start : buckets.stop + 1]) for run in layers.runs), np.zeros(len(buckets), np.int64))
-    first, rows = buckets.start, 0
+def groups(runs: Sequence[Run], buckets: range, *, rows: int) -> Iterator[range]:
+    """Buckets that follow each other and hold about so many rows in these runs; all of them, those that hold nothing as well."""
+    held = sum((np.diff(run.offsets[buckets.start : buckets.stop + 1]) for run in runs), np.zeros(len(buckets), np.int64))
+    first, found = buckets.start, 0
     for bucket, more in zip(buckets, held.tolist(), strict=True):
-        if rows and rows + more > GROUP_ROWS:
+        if found and found + more > rows:
             yield range(first, bucket)
-            first, rows = bucket, 0
-        rows += more
+            first, found = bucket, 0
+        found += more
     if first < buckets.stop:
         yield range(first, buckets.stop)

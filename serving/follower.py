@@ -110,7 +110,8 @@ class Follower:
         if state.gap is not None:
             self._look_past(state, state.gap, entries)
             return 0
-        before, limit, pending = state.counters.rows, self._limit(state), Pending()
+        self.markers.pass_by(state)
+        before, limit, pending, state.applying = state.counters.rows, self._limit(state), Pending(), state.offset
         try:
             for at, entry in enumerate(entries):
                 if state.alarm or state.paused or state.gap is not None or state.offset >= limit:
@@ -124,6 +125,8 @@ class Follower:
             self.refuse(partition, str(error), at=state.offset)
         finally:
             self._flush(state, pending)
+            if not state.alarm:
+                state.applying = None
         return state.counters.rows - before
 
     def refuse(self, partition: Partition, reason: str, *, at: Offset | None = None) -> None:

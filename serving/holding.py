@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from penstock.pipeline.core.hashing import bucket_range, buckets_of
-from penstock.pipeline.core.ids import Partition, State
+from penstock.pipeline.core.ids import Partition
 from penstock.pipeline.core.schema import ModelSchema, TableSchema
 
 from .index import Span
@@ -51,14 +51,14 @@ class Holding:
             image_bytes=self.image_bytes // max(1, len(self.schema.tables)),
         )  # fmt: skip
 
-    def grow(self, schema: ModelSchema, labels: Mapping[Partition, list[State]]) -> bool:
+    def grow(self, schema: ModelSchema, labels: Mapping[Partition, Sequence[Hashable]]) -> bool:
         """Tables that were born since, empty at all these labels; whether there are any."""
         self.schema = schema
         new = {name: self._new_table(found) for name, found in schema.tables.items() if name not in self.tables}
         for table in new.values():
-            for partition, states in labels.items():
-                for state in states:
-                    table.mark(partition, state)
+            for partition, found in labels.items():
+                for label in found:
+                    table.mark(partition, label)
         self.tables = {**self.tables, **new}
         return bool(new)
 
@@ -106,7 +106,7 @@ class Holding:
             found[name] = digests
         return found
 
-    def interval(self, partition: Partition, since: State) -> Digests | None:
+    def interval(self, partition: Partition, since: Hashable) -> Digests | None:
         """Of what was written since a label, row or tombstone; None when that is not known."""
         found = {}
         for name, table in self.tables.items():
@@ -116,13 +116,17 @@ class Holding:
             found[name] = table.interval(keys)
         return found
 
-    def mark(self, partition: Partition, state: State) -> None:
-        for table in self.tables.values():
-            table.mark(partition, state)
+    def share_written(self, partition: Partition) -> float:
+        """As of `Table`, of the table of which it is the most."""
+        return max((table.share_written(partition) for table in self.tables.values()), default=0.0)
 
-    def forget(self, partition: Partition, state: State) -> None:
+    def mark(self, partition: Partition, label: Hashable) -> None:
         for table in self.tables.values():
-            table.forget(partition, state)
+            table.mark(partition, label)
+
+    def forget(self, partition: Partition, label: Hashable) -> None:
+        for table in self.tables.values():
+            table.forget(partition, label)
 
 
 def _overlap(one: range, other: range) -> range:

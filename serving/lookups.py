@@ -3,37 +3,51 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from penstock.pipeline.core.errors import InvalidInput, NotFound, Refused, Unreachable, VersionGone
-from penstock.pipeline.core.ids import Partition, State, Timeline, Version
+from penstock.pipeline.core.ids import Offset, Partition, State, Timeline, Version
 from penstock.pipeline.core.manifest import Manifest
 from penstock.pipeline.core.schema import KeyType
 
 from .answers import Answer
+from .bags import Bags
 from .follower import Follower
 from .generations import Generations
+from .pooling import pooled
 from .table import Keys, Table
 
 Wanted = Sequence[tuple[str, Keys]]
 """Tables and their keys (int64[n])."""
 
-
 PATIENCE_S = 1.0
 PAUSE_S = 0.002
+NOWHERE: Mapping[Partition, Offset] = {}
+"""The positions of rows that follow no log."""
+
+
+class Want(NamedTuple):
+    """Keys (int64[n]) of a table; in bags, the rows of each are pooled."""
+
+    table: str
+    keys: Keys
+    bags: Bags | None = None
 
 
 @dataclass(slots=True)
 class _Reading:
-    """The generations that are read, and what of them: a table, rows (float32[n, dim]) and which are there (bool[n]) each."""
+    """The generations that are read, and what of them: a table, rows (float32[n, dim]) and which are there (bool[n]) each.
+    `answered`: the rows that are answered, next to each other; those of the keys, or of the bags (float32[bags, dim])."""
 
     names: Sequence[str]
     tables: Sequence[Table]
     rows: Sequence[NDArray[np.float32]]
+    answered: Sequence[NDArray[np.float32]]
     found: Sequence[NDArray[np.bool_]] = ()
 
 
@@ -48,7 +62,11 @@ class Lookups:
 
     def answer(self, wanted: Wanted, version: Version | None) -> list[Answer]:
         """One answer for each table, all of one version; their rows lie next to each other in memory, in this order."""
-        self._check(wanted)
+        return self.answer_pooled([Want(table, keys) for table, keys in wanted], version)
+
+    def answer_pooled(self, wanted: Sequence[Want], version: Version | None) -> list[Answer]:
+        """As `answer`; where there are bags, the answer has one row for each of them (float32[bags, dim])."""
+        self.check(wanted)
         if version is not None:
             manifest = self._exactly(version)
             return self._answers(self._read_at(wanted, manifest), wanted, manifest.version, manifest.timeline)
@@ -57,18 +75,26 @@ class Lookups:
             return self._answers(read, wanted, manifest.version, manifest.timeline)
         while True:
             current, states = self.generations.current, self.follower.partitions.values()
+            positions = {state.partition: state.applied for state in states}
             reached, timeline = min(state.version for state in states), min(state.timeline for state in states)
-            read = self._reading(wanted, [self._whole(name) for name, _ in wanted])
+            read = self._reading(wanted, [self._whole(want.table) for want in wanted])
             read.found = [
-                table.lookup(keys, rows)[1] for table, (_, keys), rows in zip(read.tables, wanted, read.rows, strict=True)
+                table.lookup(want.keys, rows)[1] for table, want, rows in zip(read.tables, wanted, read.rows, strict=True)
             ]
             if self.generations.current is current:
-                return self._answers(read, wanted, reached, timeline)
+                return self._answers(read, wanted, reached, timeline, positions)
             # A partition has come to a version of another shape meanwhile.
 
     def key_type(self, table: str) -> KeyType:
         """What the keys of a table are in the generation that is read."""
         return self.follower.schema.table(self.generations.current.get(table) or table).keys
+
+    def nbytes(self, wanted: Sequence[Want]) -> int:
+        """About what answering takes: the rows that are gathered, and those of the bags. `NotFound`: no such table."""
+        schema, current = self.follower.schema, self.generations.current
+        dims = [schema.table(current.get(want.table) or want.table).dim for want in wanted]
+        rows = [want.keys.size + (0 if want.bags is None else want.bags.offsets.size) for want in wanted]
+        return sum(4 * dim * count for dim, count in zip(dims, rows, strict=True))
 
     def _whole(self, name: str) -> str:
         """The generation to read. While a rollback is on its way from one shape to another, none may be whole: that is waited
@@ -82,35 +108,46 @@ class Lookups:
             time.sleep(PAUSE_S)
         return found
 
-    def _check(self, wanted: Wanted) -> None:
+    def check(self, wanted: Sequence[Want]) -> None:
+        """What can be said before anything is looked up; `answer_pooled` checks it itself."""
         holding = self.follower.holding
-        for name, keys in wanted:
+        for name, keys, bags in wanted:
             if keys.dtype != np.int64 or keys.ndim != 1:
                 raise InvalidInput(f"table {name}: keys are {keys.dtype}{list(keys.shape)}, need int64[n]")
-        if (total := sum(keys.size for _, keys in wanted)) > self.most_keys:
-            raise Refused(f"{total} keys in one lookup, at most {self.most_keys}", hint="ask for them in parts")
-        for name, keys in wanted:
+            if bags is not None:
+                bags.check(name, keys.size)
+        for kind, total in (
+            ("keys", sum(want.keys.size for want in wanted)),
+            ("bags", sum(want.bags.offsets.size for want in wanted if want.bags is not None)),
+        ):
+            if total > self.most_keys:
+                raise Refused(f"{total} {kind} in one lookup, at most {self.most_keys}", hint="ask for them in parts")
+        for name, keys, _ in wanted:
             holding.schema.table(name)
             if not holding.is_complete and not (held := holding.holds(keys)).all():
                 first, last = holding.buckets.start, holding.buckets.stop - 1
                 raise Refused(f"key {int(keys[~held][0])} lies in no bucket that this replica holds ({first}-{last})")
 
-    def _reading(self, wanted: Wanted, names: Sequence[str]) -> _Reading:
+    def _reading(self, wanted: Sequence[Want], names: Sequence[str]) -> _Reading:
         """Room for the rows of these generations."""
         held = self.follower.tables
         if missing := [name for name in names if name not in held]:
             raise NotFound(f"table {missing[0]} is not loaded yet")
         tables = [held[name] for name in names]
-        sizes = [table.dim * keys.size for table, (_, keys) in zip(tables, wanted, strict=True)]
-        ends = np.cumsum([0, *sizes]).tolist()
+        counts = [want.keys.size if want.bags is None else want.bags.offsets.size for want in wanted]
+        ends = np.cumsum([0, *(table.dim * count for table, count in zip(tables, counts, strict=True))]).tolist()
         whole = np.empty(ends[-1], np.float32)
-        rows = [
-            whole[low : low + size].reshape(keys.size, table.dim)
-            for low, size, table, (_, keys) in zip(ends, sizes, tables, wanted, strict=False)
+        answered = [
+            whole[low:end].reshape(count, table.dim)
+            for low, end, count, table in zip(ends[:-1], ends[1:], counts, tables, strict=True)
         ]
-        return _Reading(names, tables, rows)
+        rows = [
+            out if want.bags is None else np.empty((want.keys.size, table.dim), np.float32)
+            for out, want, table in zip(answered, wanted, tables, strict=True)
+        ]
+        return _Reading(names, tables, rows, answered)
 
-    def _read_at(self, wanted: Wanted, manifest: Manifest) -> _Reading:
+    def _read_at(self, wanted: Sequence[Want], manifest: Manifest) -> _Reading:
         """The rows as they were at a version; what was corrected meanwhile would not be the version's."""
         labels = self._labels(manifest)
         read = self._at(wanted, manifest, labels)
@@ -135,7 +172,7 @@ class Lookups:
                 raise VersionGone(f"version {version} is not held in partition {partition.partition}")
         return dict.fromkeys(self.follower.partitions, state)
 
-    def _as_shown(self, wanted: Wanted) -> tuple[Manifest, _Reading]:
+    def _as_shown(self, wanted: Sequence[Want]) -> tuple[Manifest, _Reading]:
         while True:
             manifest = self.shown
             assert manifest is not None
@@ -146,17 +183,22 @@ class Lookups:
                     raise
                 # Another one is shown by now.
 
-    def _at(self, wanted: Wanted, manifest: Manifest, labels: dict[Partition, State]) -> _Reading:
-        read = self._reading(wanted, [manifest.generation(name) for name, _ in wanted])
+    def _at(self, wanted: Sequence[Want], manifest: Manifest, labels: dict[Partition, State]) -> _Reading:
+        read = self._reading(wanted, [manifest.generation(want.table) for want in wanted])
         read.found = [
-            table.lookup_at(labels, keys, rows)[1] for table, (_, keys), rows in zip(read.tables, wanted, read.rows, strict=True)
+            table.lookup_at(labels, want.keys, rows)[1] for table, want, rows in zip(read.tables, wanted, read.rows, strict=True)
         ]
         return read
 
-    def _answers(self, read: _Reading, wanted: Wanted, version: Version, timeline: Timeline) -> list[Answer]:
-        for (table, keys), name, rows, there in zip(wanted, read.names, read.rows, read.found, strict=True):
-            self._fill(table, self.follower.schema.table(name).absent, keys, rows, there)
-        return [Answer(rows, there, version, timeline) for rows, there in zip(read.rows, read.found, strict=True)]
+    def _answers(
+        self, read: _Reading, wanted: Sequence[Want], version: Version, timeline: Timeline,
+        positions: Mapping[Partition, Offset] = NOWHERE,
+    ) -> list[Answer]:  # fmt: skip
+        for want, name, rows, there, out in zip(wanted, read.names, read.rows, read.found, read.answered, strict=True):
+            self._fill(want.table, self.follower.schema.table(name).absent, want.keys, rows, there)
+            if want.bags is not None:
+                pooled(rows, want.bags, out)
+        return [Answer(rows, there, version, timeline, positions) for rows, there in zip(read.answered, read.found, strict=True)]
 
     def _fill(
         self, table: str, absent: str | tuple[float, ...], keys: Keys, rows: NDArray[np.float32], found: NDArray[np.bool_]

@@ -3,7 +3,7 @@ Bounded; the adopted version's marker is always among them. Knows no log, no sto
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,16 +11,22 @@ from numpy.typing import NDArray
 
 from penstock.pipeline.core.errors import VersionGone
 from penstock.pipeline.core.hashing import add_puts, buckets_of
-from penstock.pipeline.core.ids import State
+from penstock.pipeline.core.ids import Offset, State
 
 from .changes import Part
 from .holding import Digests, Holding
-from .partition import Marked, PartitionState
+from .partition import Marked, PartitionState, Waypoint
+
+WAYPOINTS = 16
+"""Of a partition at most, but for those at markers."""
+WAYPOINT_SHARE = 1 / (2 * WAYPOINTS)
+"""How much of a partition's before-images is written from one to the next: together they take half, the rest is for versions."""
 
 
 def labels_needed(bound: int) -> int:
-    """How many labels a table needs a partition: outstanding markers, versions held, the adopted one, one more between."""
-    return 2 * bound + 4
+    """How many labels a table needs a partition: outstanding markers, versions held, the adopted one, waypoints, one more
+    between."""
+    return 2 * bound + 4 + WAYPOINTS
 
 
 @dataclass(slots=True)
@@ -36,6 +42,7 @@ class Markers:
         self.holding.mark(state.partition, marker)
         known = {older: digests for older, digests in found.items() if digests is not None}
         state.marked[marker] = Marked(self.holding.digests(state.partition), known)
+        self._set_waypoint(state, marker, Offset(state.offset + 1))
         while len(state.marked) > 1 + self.bound:
             self._forget(state, list(state.marked)[1])
 
@@ -52,14 +59,33 @@ class Markers:
             found.intervals = {older: digests for older, digests in found.intervals.items() if older in state.marked}
 
     def stand_at(self, state: PartitionState, marker: State) -> None:
-        """The rows are exactly those of this state: nothing is outstanding."""
+        """The rows are exactly those of this state, and the next record is at `state.offset`: nothing is outstanding."""
         held = [*state.held, *([state.state] if state.marked and state.marked[state.state].is_sure else [])]
-        for older in state.marked:
-            if older not in held:
-                self._forget_label(state, older)
-        self.holding.mark(state.partition, marker)
         state.held = [older for older in held if older != marker]
+        labels, state.marked, state.waypoints = state.labels, {}, [w for w in state.waypoints if w.label in state.held]
+        for label in labels:  # the oldest first: what was written since it is not needed for one before it
+            if label not in state.held:
+                self.holding.forget(state.partition, label)
+        self.holding.mark(state.partition, marker)
         state.marked = {marker: Marked(self.holding.digests(state.partition), {})}
+        self._set_waypoint(state, marker, state.offset)
+
+    def pass_by(self, state: PartitionState) -> None:
+        """The next record is at `state.offset`: a waypoint, if enough has been written since the last label."""
+        if self.holding.share_written(state.partition) < WAYPOINT_SHARE:
+            return
+        self._set_waypoint(state, state.offset, state.offset)
+        self.holding.mark(state.partition, state.offset)
+        between = [waypoint.label for waypoint in state.waypoints if not isinstance(waypoint.label, State)]
+        if len(between) > WAYPOINTS:
+            self._forget_label(state, between[0])
+
+    def set_out(self, state: PartitionState) -> None:
+        """Rows are about to be set back behind the back of all labels: no version can be served exactly until the partition
+        stands somewhere else. What is remembered stays."""
+        state.held = []
+        for marker in state.marked:
+            self.doubt_all(state, marker)
 
     def doubt_older(self, state: PartitionState, marker: State, differing: Mapping[str, NDArray[np.bool_]]) -> None:
         """Rows are about to be corrected behind the back of what is older than a marker: it cannot be served exactly any more."""
@@ -68,6 +94,12 @@ class Markers:
             if older.marker < marker.marker:
                 for table, mask in differing.items():
                     marked.doubt(table, np.flatnonzero(mask), mask.size)
+
+    def doubt_all(self, state: PartitionState, marker: State) -> None:
+        """The rows are not those of this state after all: it cannot be served exactly."""
+        buckets = np.arange(self.holding.schema.buckets)
+        for table in self.holding.tables:
+            state.marked[marker].doubt(table, buckets, buckets.size)
 
     def correct(self, state: PartitionState, since: State, before: Digests) -> None:
         """Rows were corrected that had not been written since a marker, when the digests were `before`: the digests at it and at
@@ -123,5 +155,11 @@ class Markers:
             found.intervals.pop(marker, None)
         self._forget_label(state, marker)
 
-    def _forget_label(self, state: PartitionState, marker: State) -> None:
-        self.holding.forget(state.partition, marker)
+    def _forget_label(self, state: PartitionState, label: Hashable) -> None:
+        state.waypoints = [waypoint for waypoint in state.waypoints if waypoint.label != label]
+        self.holding.forget(state.partition, label)
+
+    def _set_waypoint(self, state: PartitionState, label: Hashable, offset: Offset) -> None:
+        kept = [waypoint for waypoint in state.waypoints if waypoint.label != label]
+        found = Waypoint(label, offset, state.timeline, dict(state.readers), state.counters.rows)
+        state.waypoints = [*kept, found]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -39,6 +40,18 @@ class Marked:
         return not any(mask.any() for mask in self.unknown.values())
 
 
+@dataclass(frozen=True, slots=True)
+class Waypoint:
+    """A place in the log at which the rows are remembered under `label`: the next record is at `offset`, on `timeline`, and these
+    had been taken of every publisher. `rows`: how many had been counted."""
+
+    label: Hashable
+    offset: Offset
+    timeline: Timeline
+    readers: Mapping[PublisherId, Reader]
+    rows: int
+
+
 @dataclass(slots=True)
 class Gap:
     """A hole before a record of this publisher and term: held until a newer term of it, or a fence, is in sight. `scanned`:
@@ -55,7 +68,9 @@ class Counters:
 
     Of records: `records` taken, `dropped` as not newer, `ignored` as of another timeline, `dead` as taken back by the rollback of
     a table, `skipped` since they cannot be read. Of adopting: `adopted_free` without moving a byte, `adopted_taken` with rows of
-    the delta, `jumped` over what the log has, `reloaded` from the chain, of which `disagreed` after all."""
+    the delta, `jumped` over what the log has, `reloaded` from the chain, of which `disagreed` after all. Of rollbacks: `recalled`
+    keys set back to what was remembered of them, for which `replayed` rows of the log were read again, `fetched` ones whose rows
+    were read."""
 
     records: int = 0
     rows: int = 0
@@ -70,6 +85,9 @@ class Counters:
     jumped: int = 0
     reloaded: int = 0
     disagreed: int = 0
+    recalled: int = 0
+    replayed: int = 0
+    fetched: int = 0
 
 
 @dataclass(slots=True)
@@ -86,6 +104,8 @@ class PartitionState:
     marked: dict[State, Marked]
     held: list[State] = field(default_factory=list)
     """States of older versions that can still be served, oldest first."""
+    waypoints: list[Waypoint] = field(default_factory=list)
+    """Of all that the tables remember, oldest first: one for each state in `marked` and `held`, and some in between."""
     trained_through: EventTime = NEVER
     heard_at: WallTime = WallTime(0)
     """When the log took the newest record that was read; `written_at` is when its publisher wrote it."""
@@ -94,11 +114,15 @@ class PartitionState:
     excused: dict[PublisherId, Offset] = field(default_factory=dict)
     taken_at: dict[PublisherId, Offset] = field(default_factory=dict)
     """Where the newest record of a publisher was that has been taken here."""
+    applying: Offset | None = None
+    """Where a step began whose rows are not all written yet."""
     paused: bool = False
     alarm: str = ""
     unread: Offset | None = None
     """The record that cannot be read, if that is what stopped the partition."""
     failed: int = -1
+    disagrees: bool = False
+    """The rows are not those of the version: it is loaded anew before anything else is adopted."""
     counters: Counters = field(default_factory=Counters)
 
     def stop(self, reason: str, *, at: Offset | None = None) -> None:
@@ -108,9 +132,20 @@ class PartitionState:
         self.alarm, self.unread = "", None
 
     @property
+    def applied(self) -> Offset:
+        """All rows before it are written. From any thread: what is under way is asked for last."""
+        offset, began = self.offset, self.applying
+        return offset if began is None else min(offset, began)
+
+    @property
     def state(self) -> State:
         """The adopted version's."""
         return next(iter(self.marked))
+
+    @property
+    def labels(self) -> list[Hashable]:
+        """What the tables remember for the partition, oldest first."""
+        return [waypoint.label for waypoint in self.waypoints]
 
     @property
     def reads_from(self) -> Offset:

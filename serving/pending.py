@@ -12,6 +12,8 @@ from penstock.pipeline.core.ids import Partition
 from .table import Keys, Rows, Table
 
 MOST_BYTES = 1 << 20
+LARGE_BYTES = 128 << 10
+"""Rows that are written as they are: to join them would cost more than it saves."""
 _NO_KEYS: Keys = np.empty(0, np.int64)
 
 
@@ -31,7 +33,7 @@ class Pending:
         """Puts int64[n] and uint8[n, width], then deletes int64[m]."""
         self._puts.setdefault(table, []).append((keys, rows))
         self.nbytes += keys.nbytes + rows.nbytes + tombstones.nbytes
-        if tombstones.size:
+        if tombstones.size or rows.nbytes >= LARGE_BYTES:
             self._writes.append((table, *self._joined(table), tombstones))
 
     def write(self, partition: Partition, tables: Mapping[str, Table]) -> None:

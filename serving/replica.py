@@ -43,6 +43,8 @@ from .warming import warm
 
 log = logging.getLogger(__name__)
 POLL_S = 0.05
+DECISION_S, DECISION_GROWTH = 0.01, 1.3
+"""How soon a replica that has come to a fence looks what became of it; then less and less often, as often as at other times."""
 LONGEST_PAUSE_S = 3.2
 DAMAGED_S = 1.0
 """How long each partition is asked for, when one of them is damaged."""
@@ -99,17 +101,20 @@ class Replica:
         self.confirmed: Confirmed | None = None
         self._confirming = Confirming(len(self.follower.partitions))
         self._news: News | None = None
+        self._look_s = microseconds(env.config.replica.refresh) / 1e6
         self.lookups = Lookups(self.follower, self.adoption.generations, env.config.replica.max_request_keys)
         self._wanted: DenseInfo | None = None
         self._fetched = self._served = Dense(None, {})
         self._reported_at = WallTime(0)
         self._stop, self._wake = threading.Event(), threading.Event()
         self._threads: list[threading.Thread] = []
+        self._leaving = False
         for state in self.follower.partitions.values():
             self._record(state)
         self._settle()
         self._fetch()
         self._settle()
+        self._read_ends()
 
     # ---- lookups -------------------------------------------------------------------------------------------------------
 
@@ -177,13 +182,13 @@ class Replica:
         states, held = self.follower.partitions, self.follower.tables
         if not schema.tables.keys() <= held.keys():
             warm(schema)
-        return self.follower.holding.grow(schema, {p: [*state.held, *state.marked] for p, state in states.items()})
+        return self.follower.holding.grow(schema, {p: state.labels for p, state in states.items()})
 
     def _poll(self, timeout_s: float) -> int:
         wanted = {p: state.reads_from for p, state in self.follower.partitions.items() if self.follower.may_poll(state)}
         if not wanted:
             self.heard_at = self.env.clock()  # it does not want to hear
-            self._stop.wait(timeout_s)
+            self._stop.wait(min(timeout_s, self._look_s))
             return 0
         try:
             found = self.env.log.poll(wanted, timeout_s=timeout_s)
@@ -220,6 +225,9 @@ class Replica:
             self.follower.refuse(partition, broken, at=at)
         if state.alarm:
             log.error("partition %d stops: %s", partition, state.alarm)
+        if state.paused:
+            self._look_s = min(DECISION_S, self._look_s)
+            self._wake.set()
         if state.offset > before:
             self.latency_ms[partition] = max(0.0, (self.env.clock() - state.written_at) / 1000)
         return rows
@@ -286,8 +294,9 @@ class Replica:
     # ---- the store -----------------------------------------------------------------------------------------------------
 
     def _look(self) -> None:
-        if self.env.clock() - self.looked_at >= microseconds(self.env.config.replica.refresh):
+        if self.env.clock() - self.looked_at >= round(1e6 * self._look_s):
             self._read_refs()
+            self._look_s = min(DECISION_GROWTH * self._look_s, microseconds(self.env.config.replica.refresh) / 1e6)
 
     def _read_refs(self) -> None:
         """Reads the refs, and the versions where they have moved."""
@@ -324,7 +333,17 @@ class Replica:
 
     def ready(self, now: WallTime) -> bool:
         """Whether it should be asked."""
-        return not self._stop.is_set() and is_ready(self, now)
+        return is_ready(self, now)
+
+    def leave(self) -> None:
+        """It will be gone soon, and says so to those who ask and in its presence record; until `close` it goes on."""
+        self._leaving = True
+        self._reported_at = WallTime(0)
+        self._wake.set()
+
+    @property
+    def is_leaving(self) -> bool:
+        return self._leaving or self._stop.is_set()
 
     # ---- the threads ---------------------------------------------------------------------------------------------------
 
@@ -365,8 +384,7 @@ class Replica:
                     log.exception("replica %s cannot read what it needs", self.name)
                 self.trouble = str(error) or type(error).__name__
             # What could not be read once is not asked for all the time.
-            pause = microseconds(settings.lease) / 3 if self.trouble else microseconds(settings.refresh)
-            self._wake.wait(pause / 1e6)
+            self._wake.wait(microseconds(settings.lease) / 3e6 if self.trouble else self._look_s)
             self._wake.clear()
 
     def close(self) -> None:

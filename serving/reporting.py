@@ -13,7 +13,7 @@ from penstock.pipeline.core.ids import Offset
 from penstock.pipeline.core.times import NEVER, WallTime, format_time
 
 from .partition import PartitionState
-from .status import PartitionStatus, ReplicaStatus, TableStatus
+from .status import Health, PartitionStatus, ReplicaStatus, TableStatus
 
 if TYPE_CHECKING:
     from .replica import Replica
@@ -62,7 +62,18 @@ def status_of(replica: Replica) -> ReplicaStatus:
             _status(replica, found, state, now)
             for found, state in zip(presence.partitions, follower.partitions.values(), strict=True)
         ),
-        failure=replica.trouble if replica.failure is None else str(replica.failure),
+        failure=replica.trouble if replica.failure is None else str(replica.failure), why=why_not_ready(replica, now),
+        leaving=replica.is_leaving,
+    )  # fmt: skip
+
+
+def health_of(replica: Replica) -> Health:
+    why = why_not_ready(replica, replica.env.clock())
+    return Health(
+        replica=replica.name, ready=not why, why=why, leaving=replica.is_leaving, version=replica.version,
+        timeline=replica.timeline, buckets=(replica.buckets.start, replica.buckets.stop),
+        failure="" if replica.failure is None else str(replica.failure), model=replica.env.catalog.model,
+        bucket_count=replica.follower.schema.buckets,
     )  # fmt: skip
 
 
@@ -98,13 +109,27 @@ def _current_at(replica: Replica, state: PartitionState) -> WallTime:
 
 
 def is_ready(replica: Replica, now: WallTime) -> bool:
-    """Nothing has failed, it is not cut off, and no partition stands still or is far behind. A trainer that is silent does not
-    make a replica unready: what it serves grows older, but nobody has anything better."""
-    limit = microseconds(replica.env.config.replica.max_silence)
+    return not why_not_ready(replica, now)
+
+
+def why_not_ready(replica: Replica, now: WallTime) -> str:
+    """It should be asked ("") if it stays, nothing has failed, it is not cut off, and no partition stands still or is far behind.
+    A trainer that is silent does not make a replica unready: what it serves grows older, but nobody has anything better."""
+    settings = replica.env.config.replica
     heard_at = min(replica.looked_at, replica.heard_at) if replica.follower.follows_log else replica.looked_at
-    if replica.failure is not None or replica.trouble or now - heard_at > limit:
-        return False
-    return not any(state.alarm or _is_behind(replica, state, now, limit) for state in replica.follower.partitions.values())
+    if replica.is_leaving:
+        return "it is leaving"
+    if replica.failure is not None or replica.trouble:
+        return replica.trouble or f"it stopped following: {replica.failure}"
+    if now - heard_at > microseconds(settings.max_silence):
+        return f"cut off for {(now - heard_at) / 1e6:.0f} s"
+    limit = microseconds(settings.max_lag)
+    for state in replica.follower.partitions.values():
+        if state.alarm:
+            return f"partition {state.partition} stands still: {state.alarm}"
+        if _is_behind(replica, state, now, limit):
+            return f"partition {state.partition} is behind by {_end(replica, state) - state.offset} records"
+    return ""
 
 
 def _is_behind(replica: Replica, state: PartitionState, now: WallTime, limit: int) -> bool:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from penstock.pipeline.core.errors import InvalidInput, VersionGone
 from penstock.pipeline.core.hashing import bucket_of, mix, prefetch
 from penstock.pipeline.core.ids import Partition
+from penstock.slicer.ordering import distinct
 
 from . import writes
 from .index import ABSENT, CAPACITY, EMPTY, HEADER, Index, Words, home, value_of
@@ -25,7 +26,6 @@ from .machine import pointer_to
 from .memory import frozen
 
 _AHEAD = 32
-_NO_KEYS: Words = np.empty(0, np.int64)
 _NO_SLOTS: Words = np.empty(0, np.int64)
 
 
@@ -44,9 +44,9 @@ def _find_at(entries, partition_of, offsets, addresses, keys, slots):
         if ahead < n:
             mixed = mix(keys[ahead])
             prefetch(entries, home(entries, mixed))
-            first = offsets[partition_of[bucket_of(mixed, partition_of.size)]]
-            if first < addresses.size:
-                images = _images_at(addresses[first])
+            partition = partition_of[bucket_of(mixed, partition_of.size)]
+            for at in range(offsets[partition], offsets[partition + 1]):
+                images = _images_at(addresses[at])
                 prefetch(images, home(images, mixed))
         if i < 0:
             continue
@@ -65,13 +65,15 @@ def _find_at(entries, partition_of, offsets, addresses, keys, slots):
 
 @dataclass(slots=True, eq=False)
 class Segment:
-    """`order` grows with every label of the table. `images`: how many keys have a slot, while it is `imaged`."""
+    """`order` grows with every label of the table. `images`: how many keys have a slot, while it is `imaged`. `written`: how many
+    were written, each time counted."""
 
     label: Hashable
     order: int
     index: Index
     imaged: bool = True
     images: int = 0
+    written: int = 0
 
     def contents(self) -> tuple[NDArray[np.int64], Words]:
         """All keys, and their images; ABSENT for those that have none."""
@@ -130,8 +132,14 @@ class Segments:
         row = self._rows[partition]
         return row[-1] if row else None
 
-    def count(self, segment: Segment, images: int) -> None:
+    def share_written(self, partition: int, *, parts: int) -> float:
+        """Of the images that one of `parts` partitions may have, how many could have been written to its open segment."""
+        found = self.open(partition)
+        return found.written * parts / self._max_images if found is not None and self._max_images else 0.0
+
+    def count(self, segment: Segment, images: int, *, written: int = 0) -> None:
         """The writer has kept so many more."""
+        segment.written += written
         segment.images += images
         self._images += images
 
@@ -181,8 +189,7 @@ class Segments:
         if row is None or rest is None:
             return None
         row = row[: len(row) - len(rest)]
-        keys: NDArray[np.int64] = np.unique(np.concatenate([_NO_KEYS, *(segment.index.contents()[0] for segment in row)]))
-        return keys
+        return distinct([segment.index.contents()[0] for segment in row])
 
     def view(self, labels: Mapping[Partition, Hashable], held: Sequence[int]) -> View:
         """`held`: the partitions that must have a label. `VersionGone` for one that is not there or has lost its images."""

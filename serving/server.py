@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import msgspec
 import pyarrow as pa
 from pyarrow import flight
 
-from penstock.pipeline.core.errors import InvalidInput, NotFound, PenstockError, Unreachable
+from penstock.pipeline.config import ReplicaConfig, microseconds
+from penstock.pipeline.core.errors import InvalidInput, NotFound, Overloaded, PenstockError, Unreachable
 
+from .admission import Admission, Limits
+from .answers import Answer
+from .credentials import Gate, read_certificates, read_tokens
+from .lookups import Want
 from .replica import Replica
-from .reporting import status_of
-from .wire import LookupReply, LookupRequest, keys_of, rows_batch, to_flight
+from .reporting import health_of, status_of
+from .status import Health, Load
+from .tally import Tally
+from .wire import LookupReply, LookupRequest, bags_of, keys_of, rows_batch, to_flight
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 MOST_TABLES = 1024
 MOST_COMMAND_BYTES = 1 << 20
 DRAIN_S = 10.0
+HURRY_S = 0.05
 EVERYWHERE = ("0.0.0.0", "::", "")
 ACTIONS = {
     "status": "what the replica has, as JSON",
@@ -33,47 +43,84 @@ ACTIONS = {
 
 
 class Server(flight.FlightServerBase):  # type: ignore[misc]
-    """Serves `replica` at `host:port`; port 0 takes a free one."""
+    """Serves `replica` at `host:port`; port 0 takes a free one. Limits, certificates and tokens are those of its config."""
 
     def __init__(self, replica: Replica, *, host: str, port: int) -> None:
         self.replica, self.host = replica, host
+        settings = replica.env.config.replica
+        self.admission, self.tally = Admission(limits_of(settings)), Tally()
+        certificates, tokens = read_certificates(settings), read_tokens(settings)
+        self._scheme = "grpc" if certificates is None else "grpc+tls"
+        options: dict[str, object] = {}
+        if certificates is not None:
+            options["tls_certificates"] = [(certificates.chain, certificates.key)]
+            if certificates.client_ca is not None:
+                options |= {"verify_client": True, "root_certificates": certificates.client_ca}
+        if tokens is not None:
+            options["middleware"] = {"tokens": Gate(tokens)}
         try:
-            super().__init__(f"grpc://{host or '0.0.0.0'}:{port}")
+            super().__init__(f"{self._scheme}://{host or '0.0.0.0'}:{port}", **options)
         except (OSError, pa.ArrowException) as error:
-            raise Unreachable(f"cannot listen on {host}:{port}: {error}", hint="is the port taken?") from None
+            hint = "is the port taken?" if certificates is None else "is the port taken, or do certificate and key not match?"
+            raise Unreachable(f"cannot listen on {host}:{port}: {error}", hint=hint) from None
 
     @property
     def address(self) -> str:
         """Where clients find it."""
         host = socket.gethostname() if self.host in EVERYWHERE else self.host
-        return f"grpc://{host}:{self.port}"
+        return f"{self._scheme}://{host}:{self.port}"
 
-    def drain(self, timeout_s: float = DRAIN_S) -> None:
-        """Takes no more calls and waits for those under way, but not longer than this for a client that does not go on."""
+    def health(self) -> Health:
+        return msgspec.structs.replace(health_of(self.replica), load=self.load())
+
+    def load(self) -> Load:
+        tally, admission = self.tally, self.admission
+        return Load(
+            lookups=tally.lookups, keys=tally.keys, shed=tally.shed, refused=tally.refused, failed=tally.failed,
+            calls=admission.calls, running=admission.running, waiting=admission.waiting, latency=tally.latency(),
+        )  # fmt: skip
+
+    def drain(self, timeout_s: float = DRAIN_S, hurried: threading.Event | None = None) -> bool:
+        """Takes no more calls and waits for those under way, but not longer than this, nor once `hurried`, for a client that does
+        not go on; whether all have ended."""
         ending = threading.Thread(target=self.shutdown, name="drain", daemon=True)
         ending.start()
-        ending.join(timeout_s)
+        until = time.monotonic() + timeout_s
+        while ending.is_alive() and time.monotonic() < until and not (hurried is not None and hurried.is_set()):
+            ending.join(max(0.0, min(HURRY_S, until - time.monotonic())))
         if ending.is_alive():
-            log.warning("some calls were still under way after %.0f s", timeout_s)
+            log.warning("%d calls were still under way, and end with the process", self.admission.calls)
+        return not ending.is_alive()
 
     def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
         """One lookup."""
-        _told(lambda: self._lookup(descriptor.command, reader, writer))
+        with self._told():
+            self._lookup(context, _decoded(descriptor.command), reader, writer)
 
-    def _lookup(self, command: bytes, reader: Any, writer: Any) -> None:
-        request = _decoded(command)
-        try:
-            batch = reader.read_chunk().data
-        except StopIteration:
-            raise InvalidInput("a lookup sends one batch of keys, none came") from None
-        keys = keys_of(batch, len(request.tables))
+    def _lookup(self, context: Any, request: LookupRequest, reader: Any, writer: Any) -> None:
+        wanted = _wanted(request, _batch(reader))
+        keys, lookups, began_at = sum(want.keys.size for want in wanted), self.replica.lookups, time.monotonic()
         self._check_hashed(request)
-        answers = self.replica.lookup_many(list(zip(request.tables, keys, strict=True)), version=request.version)
-        ready = self.replica.ready(self.replica.env.clock())
-        reply = LookupReply(version=answers[0].version, timeline=answers[0].timeline, ready=ready)
-        rows = rows_batch([answer.rows for answer in answers], [answer.found for answer in answers])
-        writer.begin(rows.schema)
-        writer.write_with_metadata(rows, msgspec.json.encode(reply))
+        lookups.check(wanted)
+        timeout_s = None if request.timeout_ms is None else request.timeout_ms / 1000
+        turns = self.admission.turn(keys, lookups.nbytes(wanted), timeout_s=timeout_s, is_gone=context.is_cancelled)
+        with turns as turn:
+            answers = lookups.answer_pooled(wanted, request.version)
+            turn.looked_up()
+            rows = rows_batch([answer.rows for answer in answers], [answer.found for answer in answers])
+            self.tally.answered(keys, time.monotonic() - began_at)
+            writer.begin(rows.schema)
+            writer.write_with_metadata(rows, msgspec.json.encode(self._reply(request, answers)))
+
+    def _reply(self, request: LookupRequest, answers: list[Answer]) -> LookupReply:
+        replica, first = self.replica, answers[0]
+        is_exact = request.version is not None or replica.lookups.shown is not None
+        newest = max(state.timeline for state in replica.follower.partitions.values())
+        return LookupReply(
+            version=first.version, timeline=first.timeline, ready=replica.ready(replica.env.clock()),
+            dims=tuple(answer.rows.shape[1] for answer in answers), adopted=replica.version,
+            newest=None if is_exact or newest == first.timeline else newest, positions=dict(first.positions),
+        )  # fmt: skip
 
     def _check_hashed(self, request: LookupRequest) -> None:
         """A number that is looked for as a text would never be found."""
@@ -83,30 +130,66 @@ class Server(flight.FlightServerBase):  # type: ignore[misc]
 
     def do_action(self, context: Any, action: Any) -> Iterator[Any]:
         if action.type == "dense":
-            yield from _told(self._dense)
-        else:
-            yield _told(lambda: flight.Result(msgspec.json.encode(self._said(action.type))))
+            yield from self._dense(context)
+            return
+        with self._told():
+            said = flight.Result(msgspec.json.encode(self._said(action.type)))
+        yield said
 
     def _said(self, action: str) -> object:
         if action == "status":
-            return status_of(self.replica)
+            return msgspec.structs.replace(status_of(self.replica), load=self.load())
         if action == "health":
-            return {"ready": self.replica.ready(self.replica.env.clock()), "version": self.replica.version}
+            return self.health()
         if action == "digest":
             confirmed = self.replica.confirmed
             assert confirmed is not None
             return {"version": confirmed.manifest.version, "state": str(confirmed.manifest.state), "digest": confirmed.digest}
         raise NotFound(f"no action {action!r} (actions: {', '.join(ACTIONS)})")
 
-    def _dense(self) -> list[Any]:
-        dense = self.replica.dense
-        if dense is None or dense.info is None:
-            raise NotFound("the version that is served has no dense slice")
-        data = self.replica.env.catalog.store.get(dense.info.path).data
-        return [flight.Result(dense.info.digest.encode()), flight.Result(data)]
+    def _dense(self, context: Any) -> Iterator[Any]:
+        with self._told():
+            dense = self.replica.dense
+            if dense is None or dense.info is None:
+                raise NotFound("the version that is served has no dense slice")
+            with self.admission.turn(0, dense.info.bytes, is_gone=context.is_cancelled):
+                data = self.replica.env.catalog.store.get(dense.info.path).data
+                found = [flight.Result(dense.info.digest.encode()), flight.Result(data)]
+        yield from found
 
     def list_actions(self, context: Any) -> list[tuple[str, str]]:
         return list(ACTIONS.items())
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """One of the calls that may be open. Errors of ours go to the caller as they are, what else fails into our log."""
+        try:
+            with self.admission.call():
+                yield
+        except PenstockError as error:
+            self._count(error)
+            raise to_flight(error) from None
+        except flight.FlightError:
+            raise  # the caller has gone, or took too long
+        except Exception as error:
+            self.tally.has_failed()
+            log.exception("a call failed")
+            raise flight.FlightInternalError(f"the replica failed ({type(error).__name__}); its log says more") from None
+
+    def _count(self, error: PenstockError) -> None:
+        if isinstance(error, Overloaded):
+            self.tally.was_shed()
+        elif isinstance(error, Unreachable):
+            self.tally.has_failed()
+        else:
+            self.tally.was_refused()
+
+
+def limits_of(settings: ReplicaConfig) -> Limits:
+    return Limits(
+        calls=settings.max_calls, running=settings.max_running or len(os.sched_getaffinity(0)), waiting=settings.max_waiting,
+        wait_s=microseconds(settings.max_wait) / 1e6, nbytes=settings.max_reply_bytes,
+    )  # fmt: skip
 
 
 def _decoded(command: bytes) -> LookupRequest:
@@ -121,9 +204,18 @@ def _decoded(command: bytes) -> LookupRequest:
     return request
 
 
-def _told(call: Callable[[], T]) -> T:
-    """Errors of ours go to the caller as they are."""
+def _batch(reader: Any) -> pa.RecordBatch | None:
     try:
-        return call()
-    except PenstockError as error:
-        raise to_flight(error) from None
+        return reader.read_chunk().data
+    except StopIteration:
+        raise InvalidInput("a lookup sends one batch of keys, none came") from None
+    except flight.FlightError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise InvalidInput(f"not an Arrow stream: {error}") from None
+
+
+def _wanted(request: LookupRequest, batch: pa.RecordBatch | None) -> list[Want]:
+    keys = keys_of(batch, len(request.tables))
+    assert batch is not None
+    return [Want(*each) for each in zip(request.tables, keys, bags_of(batch, request.pooling), strict=True)]

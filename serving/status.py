@@ -38,10 +38,52 @@ class TableStatus(msgspec.Struct, frozen=True, kw_only=True):
     keys: KeyType = "int64"
 
 
+class Latency(msgspec.Struct, frozen=True, kw_only=True):
+    """Of the lookups of the last minute, from when their keys had come until their rows were ready to go, waiting included. None:
+    there were none."""
+
+    lookups: int
+    p50_ms: float | None
+    p99_ms: float | None
+
+
+class Load(msgspec.Struct, frozen=True, kw_only=True):
+    """What a server has done since it began: `lookups` that were answered, of so many `keys`; `shed` for want of room or time;
+    `refused` for what was asked; `failed` for no fault of the caller. And what it does: `calls` that are open, lookups that are
+    `running`, and `waiting` for their turn."""
+
+    lookups: int
+    keys: int
+    shed: int
+    refused: int
+    failed: int
+    calls: int
+    running: int
+    waiting: int
+    latency: Latency
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether a replica should be asked; if not, `why`. `leaving`: it drains, and will be gone soon. `buckets`: the first it
+    holds, and one past the last, of `bucket_count`. `failure`: it will not recover by itself."""
+
+    replica: str
+    ready: bool
+    why: str
+    leaving: bool
+    version: int
+    timeline: int
+    buckets: tuple[int, int]
+    failure: str = ""
+    load: Load | None = None
+    model: str
+    bucket_count: int
+
+
 class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):
     """`digest`: at `version`, the newest that every partition has adopted; `table_digests` the same, a table each, in hex.
     None, and empty, where it is not known: a delta corrected rows that had been written again behind its marker.
-    `failure`: what it cannot go on without, "" while it runs."""
+    `failure`: what it cannot go on without, "" while it runs. `why`: what makes it unready. `load`: of the server asked."""
 
     replica: str
     model: str
@@ -58,3 +100,6 @@ class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):
     tables: dict[str, TableStatus]
     partitions: tuple[PartitionStatus, ...]
     failure: str
+    why: str = ""
+    leaving: bool = False
+    load: Load | None = None

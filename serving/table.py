@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from penstock.pipeline.core.errors import InvalidInput
 from penstock.pipeline.core.hashing import bucket_range, buckets_of, partitions_of
 from penstock.pipeline.core.ids import Partition
+from penstock.slicer.ordering import distinct
 
 from . import writes
 from .decoding import code_of
@@ -178,7 +179,7 @@ class Table:
         others are written as by `apply`. The digests of these buckets are computed anew from the rows."""
         self._check_puts(keys, rows)
         self._check_inside(keys, buckets)
-        if np.unique(keys).size != keys.size:
+        if distinct([keys]).size != keys.size:
             raise InvalidInput("a key stands twice in the rows of a bucket")
         with self._writing:
             gone = np.setdiff1d(self._scanned(buckets)[0], keys)
@@ -211,25 +212,17 @@ class Table:
         self._check_partition(partition)
         return self._segments.labels(partition)
 
+    def share_written(self, partition: Partition) -> float:
+        """How many keys were written since the newest label, as a share of the before-images that there may be of a partition; 0
+        where none are kept."""
+        return self._segments.share_written(partition, parts=sum(bool(part) for part in self._parts))
+
     def written_since(self, partition: Partition, label: Hashable, *, until: Hashable | None = None) -> Keys | None:
         """int64[n], sorted: the keys put or deleted in a partition since the label, up to a later one or to now; None if one of
         them is forgotten."""
         self._check_partition(partition)
         with self._writing:
             return self._segments.written_since(partition, label, until=until)
-
-    def restore(self, partition: Partition, label: Hashable) -> Keys:
-        """Writes every key that was written since the label as it was there, and returns these keys; what later labels
-        remember stays. `VersionGone` as in `lookup_at`, with nothing changed."""
-        self._check_partition(partition)
-        with self._writing:
-            view = self._segments.view({partition: label}, ())
-            keys = self._segments.written_since(partition, label)
-            assert keys is not None
-            slots = view.find(self._index.entries, keys)
-            had = slots > 0
-            self._write(self._segments.open(partition), keys[had], self._slab.copy(slots[had]), keys[~had])
-            return keys
 
     # ---- inside --------------------------------------------------------------------------------------------------------
 
@@ -247,10 +240,12 @@ class Table:
         slab.free_count, slab.top, born, gone, kept = writes.put_rows(
             *written, slab.free, slab.free_count, slab.top, retired, self._digests, frozen(keys), frozen(rows)
         )
-        died, gone_too, kept_too = writes.delete_rows(*written, retired[gone:], self._digests, frozen(tombstones))
+        died, gone_too, kept_too = 0, 0, 0
+        if tombstones.size:
+            died, gone_too, kept_too = writes.delete_rows(*written, retired[gone:], self._digests, frozen(tombstones))
         self._row_count += born - died
         if segment is not None:
-            self._segments.count(segment, kept + kept_too)
+            self._segments.count(segment, kept + kept_too, written=keys.size + tombstones.size)
         self._retire(retired[: gone + gone_too])
 
     def _retire(self, slots: Words) -> None:
@@ -325,7 +320,7 @@ class Table:
 
     def _check_inside(self, keys: Keys, buckets: range) -> None:
         at = 0 if keys.size else -1
-        if buckets:
+        if buckets and keys.size:
             span = Span(self.bucket_count, buckets.start, buckets.stop)
             at = writes.first_outside(frozen(keys), np.uint64(span.low), np.uint64(span.high))
         if at >= 0:

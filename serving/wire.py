@@ -1,8 +1,8 @@
 """What goes over Arrow Flight between a client and a replica; docs/format.md specifies it. Light: knows no replica.
 
 A lookup is a DoExchange: the descriptor's command is a `LookupRequest`, the client sends one batch with the keys of each table
-in a row, the replica answers with one batch, a row a table, whose metadata is a `LookupReply`. Errors keep their class, message
-and hint.
+in a row (and their bags, where some are pooled), the replica answers with one batch, a row a table, whose metadata is a
+`LookupReply`. Errors keep their class, message and hint.
 """
 
 from __future__ import annotations
@@ -17,10 +17,14 @@ from numpy.typing import NDArray
 from pyarrow import flight
 
 from penstock.pipeline.core import errors
-from penstock.pipeline.core.errors import InvalidInput, PenstockError, Unreachable
-from penstock.pipeline.core.ids import Timeline, Version
+from penstock.pipeline.core.errors import InvalidInput, Overloaded, PenstockError, Unreachable
+from penstock.pipeline.core.ids import Offset, Partition, Timeline, Version
 
-KEYS = pa.schema([pa.field("keys", pa.large_list(pa.field("item", pa.int64(), nullable=False)), nullable=False)])
+from .bags import Bags, Pooling
+
+_NUMBERS = pa.large_list(pa.field("item", pa.int64(), nullable=False))
+KEYS = pa.schema([pa.field("keys", _NUMBERS, nullable=False)])
+KEYS_IN_BAGS = KEYS.append(pa.field("offsets", _NUMBERS, nullable=False))
 ROWS = pa.schema(
     [
         pa.field("rows", pa.large_list(pa.field("item", pa.float32(), nullable=False)), nullable=False),
@@ -30,42 +34,74 @@ ROWS = pa.schema(
 
 
 class LookupRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`tables`: one for each row of the batch of keys. `version`: exactly that one; None: as new as the replica has it.
-    `hashed`: those whose keys the client was given as texts."""
+    """`tables`: one for each row of the batch of keys; one may stand there several times. `version`: exactly that one; None: as
+    new as the replica has it. `hashed`: those whose keys the client was given as texts. `timeout_ms`: how long the client waits;
+    who cannot be answered in that time is refused at once. `pooling`: for each row of the batch, what becomes of its bags, null
+    where each key has its own row; empty when nothing is pooled."""
 
     tables: tuple[str, ...]
     version: Version | None = None
     hashed: tuple[str, ...] = ()
+    timeout_ms: int | None = None
+    pooling: tuple[Pooling | None, ...] = ()
 
 
-class LookupReply(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`ready`: whether the replica says that it should be asked."""
+class LookupReply(msgspec.Struct, frozen=True, kw_only=True):
+    """`version`, `timeline`: what all rows belong to, or are newer than. `ready`: whether the replica should be asked. `dims`: of
+    each row of the batch, floats a row of the table. `newest`: the newest timeline that some rows may belong to, None where it is
+    `timeline`. `adopted`: the version that the replica itself has come to. `positions`: as of `Answer`; who merges answers keeps
+    the smaller one of a partition."""
 
     version: Version
     timeline: Timeline
     ready: bool
+    dims: tuple[int, ...] = ()
+    newest: Timeline | None = None
+    adopted: Version | None = None
+    positions: dict[Partition, Offset] = {}
 
 
-def keys_batch(keys: Sequence[NDArray[np.int64]]) -> pa.RecordBatch:
-    lists = _lists(pa.array(np.concatenate(keys)), [some.size for some in keys], KEYS, 0)
-    return pa.RecordBatch.from_arrays([lists], schema=KEYS)
+def keys_batch(keys: Sequence[NDArray[np.int64]], bags: Sequence[Bags | None] = ()) -> pa.RecordBatch:
+    """`keys`: int64[n] of each table; `bags`: of each table, where some are pooled."""
+    columns = [_lists(pa.array(np.concatenate(keys)), [some.size for some in keys], KEYS, 0)]
+    if not any(bags):
+        return pa.RecordBatch.from_arrays(columns, schema=KEYS)
+    offsets = [np.empty(0, np.int64) if some is None else some.offsets for some in bags]
+    columns.append(_lists(pa.array(np.concatenate(offsets)), [some.size for some in offsets], KEYS_IN_BAGS, 1))
+    return pa.RecordBatch.from_arrays(columns, schema=KEYS_IN_BAGS)
 
 
 def keys_of(batch: pa.RecordBatch | None, tables: int) -> list[NDArray[np.int64]]:
     """The keys of each table; `InvalidInput` for any batch but one of `keys_batch`."""
-    if batch is None or batch.schema != KEYS or batch.num_rows != tables:
+    if batch is None or batch.schema not in (KEYS, KEYS_IN_BAGS) or batch.num_rows != tables:
         raise InvalidInput(f"a lookup in {tables} tables sends one batch of so many rows of {KEYS.to_string()}")
     try:
         batch.validate(full=True)
-        column = batch.column(0)
-        found = [column[row].values.to_numpy(zero_copy_only=True) for row in range(tables)]
+        return _numbers(batch, 0)
     except (pa.ArrowException, AttributeError) as error:
         raise InvalidInput(f"not a batch of keys: {error}") from None
+
+
+def bags_of(batch: pa.RecordBatch, pooling: Sequence[Pooling | None]) -> list[Bags | None]:
+    """The bags of each table, of a batch that `keys_of` took; `InvalidInput` where they are not as `pooling` says."""
+    if not pooling and batch.schema == KEYS:
+        return [None] * batch.num_rows
+    if len(pooling) != batch.num_rows or batch.schema != KEYS_IN_BAGS:
+        raise InvalidInput(f"a pooled lookup in {batch.num_rows} tables says for each how, and sends their offsets")
+    found = [None if how is None else Bags(some, how) for some, how in zip(_numbers(batch, 1), pooling, strict=True)]
+    for row, how in enumerate(pooling):
+        if how is None and len(batch.column(1)[row].values):
+            raise InvalidInput(f"row {row} of the batch has offsets, and is not pooled")
     return found
 
 
+def _numbers(batch: pa.RecordBatch, column: int) -> list[NDArray[np.int64]]:
+    lists = batch.column(column)
+    return [lists[row].values.to_numpy(zero_copy_only=True) for row in range(batch.num_rows)]
+
+
 def rows_batch(rows: Sequence[NDArray[np.float32]], found: Sequence[NDArray[np.bool_]]) -> pa.RecordBatch:
-    """`rows`: float32[n, dim] of each table, `found`: bool[n] of each."""
+    """`rows`: float32[n, dim] of each table, or float32[bags, dim] where it is pooled; `found`: bool[n keys] of each."""
     flat = _flat(rows)
     return pa.RecordBatch.from_arrays(
         [
@@ -76,22 +112,20 @@ def rows_batch(rows: Sequence[NDArray[np.float32]], found: Sequence[NDArray[np.b
     )
 
 
-def rows_of(batch: pa.RecordBatch) -> list[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
-    """float32[n, dim] and bool[n] of each table."""
+def rows_of(batch: pa.RecordBatch, dims: Sequence[int] = ()) -> list[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
+    """float32[n, dim], or float32[bags, dim], and bool[n] of each table. `dims`: as in the reply; without, nothing is pooled."""
     answers = []
     for row in range(batch.num_rows):
         rows, found = (batch.column(c)[row].values for c in (0, 1))
         count = len(found)
-        answers.append(
-            (
-                rows.to_numpy(zero_copy_only=True).reshape(count, len(rows) // count if count else 0),
-                found.to_numpy(zero_copy_only=False),
-            )
-        )
+        shape = (len(rows) // dims[row], dims[row]) if dims else (count, len(rows) // count if count else 0)
+        answers.append((rows.to_numpy(zero_copy_only=True).reshape(shape), found.to_numpy(zero_copy_only=False)))
     return answers
 
 
 def _flat(rows: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    if len(rows) == 1 and rows[0].flags.c_contiguous:
+        return rows[0].reshape(-1)
     whole = rows[0].base
     if whole is not None and all(some.base is whole for some in rows) and whole.size == sum(some.size for some in rows):
         return whole  # a lookup has put them next to each other
@@ -106,9 +140,16 @@ def _lists(values: pa.Array, sizes: list[int], schema: pa.Schema, column: int) -
 
 def to_flight(error: PenstockError) -> flight.FlightError:
     """The error as it travels."""
-    extra = json.dumps({"error": type(error).__name__, "message": str(error), "hint": error.hint}).encode()
     kind = flight.FlightUnavailableError if isinstance(error, Unreachable) else flight.FlightServerError
-    return kind(str(error), extra)
+    return kind(str(error), extra_of(error))
+
+
+def extra_of(error: PenstockError) -> bytes:
+    """What goes along with an error, so that the caller can raise the same."""
+    said: dict[str, str | int] = {"error": type(error).__name__, "message": str(error), "hint": error.hint}
+    if isinstance(error, Overloaded):
+        said["retry_after_ms"] = error.retry_after_ms
+    return json.dumps(said).encode()
 
 
 def from_flight(error: Exception, url: str) -> PenstockError:
@@ -117,6 +158,8 @@ def from_flight(error: Exception, url: str) -> PenstockError:
     try:
         said = json.loads(bytes(extra))
         kind = getattr(errors, said["error"])
+        if kind is Overloaded:
+            return Overloaded(said["message"], retry_after_ms=int(said.get("retry_after_ms", 0)), hint=said["hint"])
         if issubclass(kind, PenstockError):
             found: PenstockError = kind(said["message"], hint=said["hint"])
             return found

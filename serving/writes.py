@@ -150,6 +150,8 @@ def absorb(images, images_shadow, keeps, newer_keys, newer_values, retired):
     how many images kept."""
     gone, kept = 0, 0
     for i in range(newer_keys.size):
+        if i + 16 < newer_keys.size:
+            prefetch(images, home(images, mix(newer_keys[i + 16])))
         key, old = newer_keys[i], newer_values[i]
         if _keep(images, images_shadow, keeps, key, mix(key), old):
             kept += 1

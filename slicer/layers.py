@@ -96,6 +96,20 @@ class Layers:
         found[asked.order] = which >= 0
         return rows[back], found[back]
 
+    def gather(self, keys: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.bool_]]:
+        """Distinct `keys` in the order of a run, with uint8[n, width] rows (of no meaning where there is none), and bool[n] which
+        are there. A row is copied once if all of them are in one run."""
+        asked = ordered(keys, self.layout.buckets, name=self.layout.table)
+        which, positions = self.resolve(asked)
+        there = which >= 0
+        if len(which) and there.all() and (which == which[0]).all():
+            return asked.keys, self.runs[which[0]].take(positions), there
+        rows = np.empty((len(which), self.layout.width), np.uint8)
+        for number in np.flatnonzero(np.bincount(which[there])):
+            at = np.flatnonzero(which == number)
+            rows[at] = self.runs[number].take(positions[at])
+        return asked.keys, rows, there
+
     def resolve(self, asked: Ordered, *, below: int | None = None) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """Which of `runs` holds the row of each key that counts (int32[n]; -1: none does) and at what position (int64[n]).
         With `below` only the layers before that number are asked."""

@@ -20,6 +20,7 @@ from penstock.slicer.inspect import Inspection
 from ..catalog.log_survey import PartitionSurvey
 from ..core.coordination import Pin, Skip
 from . import options
+from .bench_realtime import RealtimeFigures
 from .care import CompactionDocument, ExportDocument
 from .log import TailLine
 from .main import app
@@ -73,6 +74,7 @@ PRINTS: dict[str, tuple[str, Any]] = {
     "export": ("an object, with --format a list of them,", ExportDocument),
     "compact": ("an object", CompactionDocument),
     "retention": ("an object", RetentionPlan),
+    "bench realtime": ("an object", RealtimeFigures),
     "demo": ("an object", Figures),
 }
 """What `--json` prints."""

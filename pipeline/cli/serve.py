@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import math
+import signal
+import threading
+import time
+from contextlib import closing, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 
+from ..config import config_path, microseconds
 from ..core.errors import InvalidInput, NotFound
-from .options import DELIVERY, TROUBLE, ConfigFile, Json, ModelName, RefName, existing, stored
+from .options import DELIVERY, TROUBLE, ConfigFile, Json, ModelName, RefName, existing, read_config, stored
 from .output import escaped, print_json, print_table, stderr, stdout
 
 if TYPE_CHECKING:
+    from penstock.serving.client import Options
+
     from ..catalog.catalog import Catalog
     from ..core.ids import Version
     from ..environment import Environment
+
+
+TOLD_S = 0.1
+"""How soon a signal is heard, at the latest."""
 
 
 class LookupDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,26 +58,39 @@ def replica(
         str | None,
         typer.Option("--at", metavar="TARGET", help="Serve exactly this version, or state TIMELINE-MARKER; follow nothing."),
     ] = None,
+    health_port: Annotated[
+        int | None,
+        typer.Option("--health-port", metavar="PORT", min=0, max=65535, help="Plain HTTP: /healthz, /readyz, /version."),
+    ] = None,
     config: ConfigFile = None,
     model: ModelName = None,
 ) -> None:
     """Serve lookups: load the ref's chain, then follow.
 
-    [dim]penstock replica --listen 0.0.0.0:8815
+    Told to end (SIGTERM), it says that it leaves, goes on answering for a grace period, and waits for calls under way.
+    Told again, it hurries.
+
+    [dim]penstock replica --listen 0.0.0.0:8815 --health-port 8816
     penstock replica --ref canary --buckets 0-127[/]
     """
     import logging
     import os
-    import signal
     import socket
-    import threading
 
+    from penstock.serving.credentials import check_credentials
+    from penstock.serving.probes import Probes
     from penstock.serving.replica import Replica
     from penstock.serving.server import Server
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     host, port = _address(listen)
-    with existing(config, model) as env:
+    with (
+        existing(config, model) as env,
+        nullcontext() if health_port is None else closing(Probes(host=host, port=health_port)) as probes,
+    ):
+        check_credentials(env.config.replica)
+        if probes is not None:
+            stderr.print(f"probes on {host}:{probes.port}")
         found = Replica(
             env,
             name=name or f"{socket.gethostname()}-{os.getpid()}",
@@ -74,17 +100,40 @@ def replica(
         )
         server = Server(found, host=host, port=port)
         found.address = server.address
-        stopped = threading.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stopped.set())
+        if probes is not None:
+            probes.tell(server.health)
+        stopped, hurried = _signals()
         found.start()
         stderr.print(f"listening on {host}:{server.port}, version {found.version}, {sum(found.report().rows.values()):,} rows")
-        stopped.wait()
+        _wait(stopped, math.inf)
         stderr.print("draining")
+        found.leave()
+        _wait(hurried, microseconds(env.config.replica.drain_grace) / 1e6)
+        is_done = server.drain(hurried=hurried)
         found.close()
-        server.drain()
-        if found.failure is not None:
-            raise found.failure
+    if not is_done:
+        os._exit(0 if found.failure is None else 1)  # Flight would wait for those that do not go on; the log has the failure
+    if found.failure is not None:
+        raise found.failure
+
+
+def _signals() -> tuple[threading.Event, threading.Event]:
+    """Set when the process is told to end, and when it is told again."""
+    stopped, hurried = threading.Event(), threading.Event()
+
+    def told(*_: object) -> None:
+        (hurried if stopped.is_set() else stopped).set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, told)
+    return stopped, hurried
+
+
+def _wait(event: threading.Event, timeout_s: float) -> None:
+    """In slices: a signal that another thread receives wakes nobody, and is acted on when this one next runs."""
+    until = time.monotonic() + timeout_s
+    while not event.is_set() and (left_s := until - time.monotonic()) > 0:
+        event.wait(min(left_s, TOLD_S))
 
 
 def lookup(
@@ -109,7 +158,7 @@ def lookup(
     from ..core.spelling import key_of, spelled
 
     urls = [at] if at is not None else _present(stored(config, model), table)
-    with Client(urls) as client:
+    with Client(urls, **_options(config)) as client:
         kind = client.key_type(table)
         answer = client.answer(table, np.array([key_of(key, kind) for key in keys], np.int64), version=version)
     found = zip(keys, answer.rows, answer.found, strict=True)
@@ -121,6 +170,15 @@ def lookup(
     print_table(
         ["key", "row"], [(k, "not found" if row is None else " ".join(f"{x:.4g}" for x in row)) for k, row in rows.items()]
     )
+
+
+def _options(config: Path | None) -> Options:
+    """What `[client]` of the config says; a replica that is named can be asked without a config."""
+    from penstock.serving.configured import options_of
+
+    if config is None and not config_path(None).exists():
+        return {}
+    return options_of(read_config(config).client)
 
 
 def _present(catalog: Catalog, table: str) -> list[str]:

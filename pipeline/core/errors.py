@@ -17,6 +17,7 @@
     ├── NotFound                      5  no such model, version, table, key, object
     └── Unreachable                   6  a dependency did not answer; a retry can help
         ├── OutcomeUnknown               the request may or may not have taken effect: look before you try again
+        ├── Overloaded                   a replica has more to do than it can in time, and refuses at once
         └── StorageFull                  the disk or quota is full
 
 Each class says its exit code, whether a retry of the same call can help, and a hint for people.
@@ -122,6 +123,16 @@ class Unreachable(PenstockError):
 
 class OutcomeUnknown(Unreachable):
     default_hint = "the reply was lost; run it again, every step is safe to repeat"
+
+
+class Overloaded(Unreachable):
+    """`retry_after_ms`: when there may be room again; before that, only another replica is worth asking."""
+
+    default_hint = "ask another replica, or the same a little later; more replicas serve more lookups"
+
+    def __init__(self, message: str, *, retry_after_ms: int = 0, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_ms = retry_after_ms
 
 
 class StorageFull(Unreachable):

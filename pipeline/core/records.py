@@ -43,7 +43,7 @@ from .times import EventTime, WallTime
 MAGIC, FORMAT = b"PNST", 1
 _HEADER = struct.Struct("<4sBBHII16sIIQQqqIIIHH")
 HEADER_BYTES = _HEADER.size
-_CRC_FROM = 12
+_CRC_AT, _CRC_FROM = 8, 12
 NO_KEYS: NDArray[np.int64] = np.empty(0, np.int64)
 NO_ROWS: NDArray[np.uint8] = np.empty((0, 0), np.uint8)
 
@@ -114,13 +114,18 @@ def encode_record(record: Record, model_id: bytes) -> bytes:
     names += bytes(_padded(len(names)) - len(names))
     keys, rows = np.ascontiguousarray(record.keys, "<i8"), np.ascontiguousarray(record.rows)
     length = HEADER_BYTES + len(names) + keys.nbytes + puts * width
-    header = _HEADER.pack(
-        MAGIC, FORMAT, record.kind, 0, 0, length, model_id, record.timeline, record.partition, record.term, record.seq,
-        record.trained_through, record.written_at, puts, len(keys) - puts, width, len(publisher), len(text),
+    header = bytearray(
+        _HEADER.pack(
+            MAGIC, FORMAT, record.kind, 0, 0, length, model_id, record.timeline, record.partition, record.term, record.seq,
+            record.trained_through, record.written_at, puts, len(keys) - puts, width, len(publisher), len(text),
+        )
     )  # fmt: skip
-    whole = bytearray(b"".join((header, names, keys.data.cast("B") if keys.size else b"", rows.data.cast("B") if puts else b"")))
-    struct.pack_into("<I", whole, 8, zlib.crc32(memoryview(whole)[_CRC_FROM:]))
-    return bytes(whole)
+    parts = [names, keys.data.cast("B") if keys.size else b"", rows.data.cast("B") if puts else b""]
+    crc = zlib.crc32(memoryview(header)[_CRC_FROM:])
+    for part in parts:
+        crc = zlib.crc32(part, crc)
+    struct.pack_into("<I", header, _CRC_AT, crc)
+    return b"".join((header, *parts))
 
 
 def decode_record(payload: bytes | memoryview, *, model_id: bytes, partition: Partition, name: str) -> Record:

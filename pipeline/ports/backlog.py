@@ -5,6 +5,7 @@ Both log adapters that acknowledge later (file, Kafka) keep one. It knows nothin
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from threading import Condition
 
@@ -20,12 +21,13 @@ FULL_TIMEOUT_S = 30.0
 class QueuedAppend:
     """The `Pending` of a record that was queued; settled once, with its offset or with an error."""
 
-    __slots__ = ("_backlog", "outcome", "size", "ticket")
+    __slots__ = ("_backlog", "outcome", "since", "size", "ticket")
 
     def __init__(self, backlog: Backlog, ticket: int, size: int) -> None:
         self._backlog = backlog
         self.ticket = ticket
         self.size = size
+        self.since = time.monotonic()
         self.outcome: Offset | PenstockError | None = None
 
     def done(self) -> bool:
@@ -55,6 +57,13 @@ class Backlog:
     def queued_bytes(self) -> int:
         """Payload bytes under way, for a metric."""
         return self._bytes
+
+    @property
+    def oldest_s(self) -> float:
+        """For how long the oldest append has been under way; 0.0 when none is."""
+        with self._changed:
+            oldest = next(iter(self._outstanding.values()), None)
+        return 0.0 if oldest is None else time.monotonic() - oldest.since
 
     def enter(self, size: int, *, timeout_s: float = FULL_TIMEOUT_S) -> QueuedAppend:
         """Waits for room; `Unreachable` (nothing was queued) when there is none within `timeout_s`."""

@@ -47,6 +47,7 @@ class FileLog:
         if fsync not in FSYNC_POLICIES:
             raise InvalidInput(f"fsync {fsync!r} is none of {', '.join(FSYNC_POLICIES)}")
         self._folder = folder.absolute()
+        self._url = self._folder.as_uri()
         self._birth = read_birth(self._folder)
         self._fsync = fsync
         self._clock = clock
@@ -61,7 +62,7 @@ class FileLog:
 
     @property
     def url(self) -> str:
-        return self._folder.as_uri()
+        return self._url
 
     @property
     def identity(self) -> str:

@@ -1,52 +1,47 @@
 """The update log in a Kafka topic, one Kafka partition a partition.
 
 No consumer group and no committed offsets: whoever reads says where. Offsets grow by one a record because the topic is
-neither compacted nor written by transactions; a jump is refused as corruption. With `kafka_topic` the only module that
-imports kafka.
+neither compacted nor written by transactions; a jump is refused as corruption. The modules named `kafka_…` are the only ones
+that import kafka.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
 
 import kafka.errors as kafka_errors
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import KafkaAdminClient, OffsetSpec
-from kafka.producer.future import FutureRecordMetadata, RecordMetadata
+from kafka.consumer.fetcher import ConsumerRecord
 
-from ..core.errors import Corrupt, InvalidInput, NotFound, OutcomeUnknown, PenstockError, PositionGone, Refused
+from ..core.errors import Corrupt, InvalidInput, NotFound, PenstockError, PositionGone
 from ..core.ids import Offset, Partition
 from ..core.times import WallTime
-from .backlog import DEFAULT_BYTES, Backlog, QueuedAppend
-from .kafka_topic import (
-    RECONNECT_MS,
-    RECORD_OVERHEAD,
-    REQUEST_TIMEOUT_MS,
-    Topic,
-    check_topic,
-    connection_options,
-    create_topic,
-    described_topic,
-    open_admin,
-    topic_shape,
-    translated,
-)
+from .backlog import DEFAULT_BYTES, QueuedAppend
+from .kafka_options import connection_options
+from .kafka_producing import BATCH_BYTES, Producing
+from .kafka_topic import RECORD_OVERHEAD, Topic, check_topic, create_topic, described_topic, topic_shape, used_of
+from .kafka_wire import connected, open_admin, translated
 from .log import LogEntry
 from .log_checks import ENTRY_BYTES, LogSettings, above_end, another_log, below_begin, checked_partition, checked_payload, in_turn
 
-DELIVERY_TIMEOUT_MS = 30_000
-"""How long the client tries to deliver a record before its outcome is unknown."""
 VERIFY_S = 0.2
 """How old the last proof may be that the topic is still this log, and that a broker answers. Shorter than it takes to
 delete a topic, make it again and fill it beyond a reader's offset; the fetch protocol of the client names no topic ids."""
+AHEAD_S = VERIFY_S / 2
+"""How old it gets before the next one is asked for, beside whoever reads."""
 FETCH_WAIT_MS = 50
-FETCH_BYTES = 16 << 20
-BATCH_BYTES = 1 << 20
+FETCH_BYTES = 8 << 20
 POLL_RECORDS = 4096
+LARGE_BYTES = 1 << 20
+"""Whoever is given so much at once is behind: more is fetched while it is taken in, for this long at most."""
+
+
+_Found = Mapping[TopicPartition, Sequence[ConsumerRecord]]
 
 
 class KafkaLog:
@@ -65,14 +60,17 @@ class KafkaLog:
         self._topic = topic
         self._admin = admin
         self._options = {"bootstrap_servers": servers.split(","), **connection_options(options)}
-        self._backlog = Backlog(backlog_bytes)
+        self._producing = Producing(self.url, topic, self._options, backlog_bytes=backlog_bytes)
         self._mutex = Lock()
         self._polling = Lock()
-        self._producer: KafkaProducer | None = None
         self._consumer: KafkaConsumer | None = None
         self._next: dict[Partition, Offset] = {}
         self._held: dict[Partition, deque[LogEntry]] = {}
         self._verified_at = time.monotonic()
+        self._ahead = ThreadPoolExecutor(2, "penstock-kafka")
+        self._asked: Future[None] | None = None
+        self._fetched: Future[_Found] | None = None
+        self._assigned: frozenset[Partition] = frozenset()
         self._turn = 0
         self._closed = False
 
@@ -95,21 +93,12 @@ class KafkaLog:
     def append(self, partition: Partition, payload: bytes) -> QueuedAppend:
         checked_partition(self, partition)
         checked_payload(self, payload)
-        producer = self._opened_producer()
-        pending = self._backlog.enter(len(payload))
-        try:
-            with translated(self.url):
-                sent: FutureRecordMetadata = producer.send(self._topic.name, payload, partition=partition)
-        except PenstockError as error:
-            self._backlog.settle([(pending, error)])
-            raise
-        sent.add_callback(self._delivered, pending)
-        sent.add_errback(self._undelivered, pending)
-        return pending
+        self._check_open()
+        return self._producing.append(partition, payload)
 
     def flush(self, timeout_s: float) -> None:
-        self._backlog.drain(timeout_s)
-        self._verify()
+        self._producing.drain(timeout_s)
+        self._verify(max_age_s=0.0)
 
     def begin(self, partition: Partition) -> Offset:
         return self._offset(partition, OffsetSpec.EARLIEST)
@@ -127,17 +116,24 @@ class KafkaLog:
         with self._polling:
             consumer = self._opened_consumer()
             try:
+                if self._fetched is not None:
+                    self._fetch(consumer, wanted, FETCH_WAIT_MS / 1000)
                 self._seek(consumer, wanted)
                 while not any(self._held[partition] for partition in wanted):
                     self._fetch(consumer, wanted, max(0.0, deadline - time.monotonic()))
                     if time.monotonic() >= deadline:
                         break
                 self._verify()
+                self._verify_ahead()
             except PenstockError:
                 self._held.clear()
                 self._next.clear()
                 raise
-            return self._taken(wanted, max_bytes)
+            taken = self._taken(wanted, max_bytes)
+            if _size(taken) >= LARGE_BYTES and _size(self._held) < FETCH_BYTES:
+                # The client is not for several threads: until this has ended nobody else may ask it.
+                self._fetched = self._ahead.submit(_polled, consumer, FETCH_WAIT_MS / 1000)
+            return taken
 
     def truncate(self, partition: Partition, before: Offset) -> None:
         checked_partition(self, partition)
@@ -154,29 +150,12 @@ class KafkaLog:
             if self._closed:
                 return
             self._closed = True
-        with suppress(OutcomeUnknown):
-            self._backlog.drain(DELIVERY_TIMEOUT_MS / 1000)
-        if self._producer is not None:
-            self._producer.close(timeout=1)
-        self._backlog.give_up(OutcomeUnknown(f"{self.url}: closed before the record was acknowledged"))
-        if self._consumer is not None:
-            with self._polling:
+        self._producing.close()
+        with self._polling:
+            self._ahead.shutdown(cancel_futures=True)
+            if self._consumer is not None:
                 self._consumer.close()
         self._admin.close()
-
-    def _delivered(self, pending: QueuedAppend, metadata: RecordMetadata) -> None:
-        self._backlog.settle([(pending, Offset(metadata.offset))])
-
-    def _undelivered(self, pending: QueuedAppend, error: Exception) -> None:
-        """Only errors by which the broker refused the record itself are a refusal; after all others it may be there."""
-        meaning: PenstockError
-        if isinstance(error, (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError)):
-            meaning = InvalidInput(f"{self.url}: {error}")
-        elif isinstance(error, kafka_errors.AuthorizationError):
-            meaning = Refused(f"{self.url}: {error}")
-        else:
-            meaning = OutcomeUnknown(f"{self.url}: {error}")
-        self._backlog.settle([(pending, meaning)])
 
     def _offset(self, partition: Partition, spec: OffsetSpec) -> Offset:
         at = TopicPartition(self._topic.name, checked_partition(self, partition))
@@ -188,6 +167,7 @@ class KafkaLog:
         """`PositionGone` once the topic was deleted or made again: its offsets are not those of this log."""
         if time.monotonic() - self._verified_at < max_age_s:
             return
+        begun = time.monotonic()
         try:
             with translated(self.url):
                 identity, _, _ = topic_shape(self._admin, self._topic.name)
@@ -195,12 +175,19 @@ class KafkaLog:
             identity = ""
         if identity != self.identity:
             raise another_log(self.url, self.identity)
-        self._verified_at = time.monotonic()
+        self._verified_at = begun
+
+    def _verify_ahead(self) -> None:
+        """Asks in time, so that a reader need not wait for the answer. What fails is found by who has to wait for it."""
+        if time.monotonic() - self._verified_at >= AHEAD_S and (self._asked is None or self._asked.done()):
+            self._asked = self._ahead.submit(self._verify, max_age_s=0.0)
 
     def _seek(self, consumer: KafkaConsumer, wanted: Mapping[Partition, Offset]) -> None:
         """Leads the consumer to where it is not yet; what was fetched for other offsets is forgotten."""
         with translated(self.url):
-            consumer.assign([TopicPartition(self._topic.name, partition) for partition in wanted])
+            if self._assigned != wanted.keys():
+                consumer.assign([TopicPartition(self._topic.name, partition) for partition in wanted])
+                self._assigned = frozenset(wanted)
             for partition in self._held.keys() | self._next.keys():
                 if partition not in wanted:
                     self._held.pop(partition, None)
@@ -217,23 +204,27 @@ class KafkaLog:
                     self._next[partition] = offset
 
     def _fetch(self, consumer: KafkaConsumer, wanted: Mapping[Partition, Offset], timeout_s: float) -> None:
-        """Adds what has come to what is held, the next offset expected being proof of order."""
+        """Adds what has come to what is held, or what was fetched ahead."""
+        ahead, self._fetched = self._fetched, None
         with translated(self.url):
             try:
-                found = consumer.poll(timeout_ms=timeout_s * 1000, max_records=POLL_RECORDS)
+                self._hold(_polled(consumer, timeout_s) if ahead is None else ahead.result())
             except (kafka_errors.OffsetOutOfRangeError, kafka_errors.LogTruncationError):
                 raise self._gone(wanted) from None
+
+    def _hold(self, found: _Found) -> None:
+        """The next offset expected is proof of order."""
         for at, records in found.items():
-            partition = Partition(at.partition)
+            partition, held = Partition(at.partition), self._held[Partition(at.partition)]
+            expected = self._next[partition]
             for record in records:
-                if record.offset != (expected := self._next[partition]):
+                if record.offset != expected:
                     raise Corrupt(
                         f"{self.url} partition {partition}: offset {record.offset} follows where {expected} was expected",
                         hint="the topic must be neither compacted nor written by transactions",
                     )
-                entry = LogEntry(Offset(record.offset), WallTime(record.timestamp * 1000), record.value or b"")
-                self._held[partition].append(entry)
-                self._next[partition] = Offset(record.offset + 1)
+                held.append(LogEntry(expected, WallTime(record.timestamp * 1000), record.value or b""))
+                expected = self._next[partition] = Offset(expected + 1)
 
     def _gone(self, wanted: Mapping[Partition, Offset]) -> PositionGone:
         self._verify(max_age_s=0.0)
@@ -256,45 +247,23 @@ class KafkaLog:
                 taken.setdefault(partition, []).append(held.popleft())
         return taken
 
-    def _opened_producer(self) -> KafkaProducer:
-        with self._mutex:
-            self._check_open()
-            if self._producer is None:
-                with translated(self.url):
-                    self._producer = KafkaProducer(
-                        **self._options,
-                        acks="all",
-                        enable_idempotence=True,
-                        linger_ms=0,
-                        batch_size=min(BATCH_BYTES, self._topic.max_message_bytes),
-                        max_request_size=self._topic.max_message_bytes,
-                        delivery_timeout_ms=DELIVERY_TIMEOUT_MS,
-                        request_timeout_ms=REQUEST_TIMEOUT_MS,
-                        bootstrap_timeout_ms=REQUEST_TIMEOUT_MS,
-                        max_block_ms=REQUEST_TIMEOUT_MS,
-                        reconnect_backoff_max_ms=RECONNECT_MS,
-                        allow_auto_create_topics=False,
-                        metrics_enabled=False,
-                    )
-            return self._producer
-
     def _opened_consumer(self) -> KafkaConsumer:
         with self._mutex:
             self._check_open()
             if self._consumer is None:
                 with translated(self.url):
-                    self._consumer = KafkaConsumer(
-                        **self._options,
+                    self._consumer = connected(
+                        KafkaConsumer,
+                        self._options,
                         group_id=None,
                         enable_auto_commit=False,
                         auto_offset_reset="none",
                         fetch_min_bytes=1,
                         fetch_max_wait_ms=FETCH_WAIT_MS,
                         fetch_max_bytes=FETCH_BYTES,
+                        # A record has a checksum of its own.
+                        check_crcs=False,
                         max_partition_fetch_bytes=max(BATCH_BYTES, self._topic.max_message_bytes),
-                        request_timeout_ms=REQUEST_TIMEOUT_MS,
-                        bootstrap_timeout_ms=REQUEST_TIMEOUT_MS,
-                        reconnect_backoff_max_ms=RECONNECT_MS,
                         allow_auto_create_topics=False,
                         metrics_enabled=False,
                     )
@@ -303,6 +272,16 @@ class KafkaLog:
     def _check_open(self) -> None:
         if self._closed:
             raise InvalidInput(f"{self.url}: this log object is closed")
+
+
+def _size(entries: Mapping[Partition, Iterable[LogEntry]]) -> int:
+    """Payload bytes."""
+    return sum(len(entry.payload) for own in entries.values() for entry in own)
+
+
+def _polled(consumer: KafkaConsumer, timeout_s: float) -> _Found:
+    found: _Found = consumer.poll(timeout_ms=timeout_s * 1000, max_records=POLL_RECORDS)
+    return found
 
 
 def open_kafka_log(
@@ -331,4 +310,4 @@ def open_kafka_log(
     except BaseException:
         admin.close()
         raise
-    return KafkaLog(servers, described, admin=admin, options=options or {})
+    return KafkaLog(servers, used_of(described, partitions), admin=admin, options=options or {})

@@ -1,62 +1,33 @@
-"""The Kafka topic that a log is: its creation, the settings that it must have, and what the client's errors mean.
+"""The Kafka topic that a log is: its creation, and the settings that it must have.
 
-With `kafka_log` the only module that imports kafka. The identity of a log is the topic's own id (KIP-516), which a topic
-made again under the same name does not share.
+The identity of a log is the topic's own id (KIP-516), which a topic made again under the same name does not share.
 """
 
 from __future__ import annotations
 
+import logging
+import time
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 import kafka.errors as kafka_errors
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
-from ..core.errors import Corrupt, InvalidInput, NotFound, Refused, Unreachable, Unsupported
+from ..core.errors import NotFound, Refused, Unsupported
+from .kafka_wire import REQUEST_TIMEOUT_MS, open_admin, translated
 from .log_checks import LogSettings
 
+log = logging.getLogger(__name__)
+PAUSE_S = 0.05
 RECORD_OVERHEAD = 256
 """Bytes of `max.message.bytes` that are kept free for the batch and record headers."""
-REQUEST_TIMEOUT_MS = 5_000
-"""How long one request may take; what a hanging broker can add to any call."""
-RECONNECT_MS = 500
-"""The longest pause between attempts to connect, so that a broker that is back is found at once."""
 _REQUIRED = {
     "cleanup.policy": "delete",
     "message.timestamp.type": "LogAppendTime",
     "unclean.leader.election.enable": "false",
 }
-_TEXT_OPTIONS = frozenset(
-    (
-        "security_protocol",
-        "ssl_cafile",
-        "ssl_certfile",
-        "ssl_keyfile",
-        "ssl_crlfile",
-        "ssl_password",
-        "ssl_ciphers",
-        "sasl_mechanism",
-        "sasl_plain_username",
-        "sasl_plain_password",
-        "sasl_kerberos_service_name",
-        "sasl_kerberos_domain_name",
-        "proxy_url",
-    )
-)
-_SWITCH_OPTIONS = {"ssl_check_hostname": {"true": True, "false": False}}
-_REFUSALS = (
-    kafka_errors.AuthorizationError,
-    kafka_errors.SaslAuthenticationFailedError,
-    kafka_errors.UnsupportedSaslMechanismError,
-    kafka_errors.PolicyViolationError,
-    kafka_errors.InvalidReplicationFactorError,
-    kafka_errors.InvalidConfigurationError,
-    kafka_errors.InvalidTopicError,
-    kafka_errors.InvalidPartitionsError,
-    kafka_errors.InvalidRequestError,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,49 +43,6 @@ class Topic:
     @property
     def max_message_bytes(self) -> int:
         return int(self.settings["max.message.bytes"])
-
-
-def connection_options(options: Mapping[str, str]) -> dict[str, str | bool]:
-    """The security options as kafka-python takes them; `InvalidInput` names one that is unknown."""
-    found: dict[str, str | bool] = {}
-    for name, text in options.items():
-        if name in _TEXT_OPTIONS:
-            found[name] = text
-        elif text.lower() in (choices := _SWITCH_OPTIONS.get(name, {})):
-            found[name] = choices[text.lower()]
-        else:
-            known = ", ".join(sorted(_TEXT_OPTIONS | _SWITCH_OPTIONS.keys()))
-            raise InvalidInput(f"Kafka option {name!r} is unknown or no {'/'.join(choices) or 'option'}", hint=f"one of {known}")
-    return found
-
-
-@contextmanager
-def translated(subject: str) -> Iterator[None]:
-    """Turns a client error inside into the error of the tree that it means; `subject` says what was asked of whom."""
-    try:
-        yield
-    except _REFUSALS as error:
-        raise Refused(f"{subject}: {error}") from error
-    except kafka_errors.UnsupportedVersionError as error:
-        raise Unsupported(f"{subject}: {error}") from error
-    except kafka_errors.CorruptRecordError as error:
-        raise Corrupt(f"{subject}: {error}") from error
-    except kafka_errors.KafkaConfigurationError as error:
-        raise InvalidInput(f"{subject}: {error}") from error
-    except (kafka_errors.KafkaError, OSError) as error:
-        raise Unreachable(f"{subject} does not answer: {error}") from error
-
-
-def open_admin(servers: str, options: Mapping[str, str]) -> KafkaAdminClient:
-    """A client for `host:port,…`; `Unreachable` when none of them answers."""
-    with translated(f"kafka://{servers}"):
-        return KafkaAdminClient(
-            bootstrap_servers=servers.split(","),
-            bootstrap_timeout_ms=REQUEST_TIMEOUT_MS,
-            request_timeout_ms=REQUEST_TIMEOUT_MS,
-            reconnect_backoff_max_ms=RECONNECT_MS,
-            **connection_options(options),
-        )
 
 
 def described_topic(admin: KafkaAdminClient, name: str) -> Topic:
@@ -156,9 +84,21 @@ def create_topic(admin: KafkaAdminClient, name: str, *, partitions: int, setting
     admin.wait_for_topics([name], timeout_ms=REQUEST_TIMEOUT_MS)
 
 
+def remove_topic(servers: str, name: str, options: Mapping[str, str]) -> None:
+    """Deletes the topic with what is in it, and waits until the brokers know; one that is not there is left at that."""
+    admin, deadline = open_admin(servers, options), time.monotonic() + REQUEST_TIMEOUT_MS / 1000
+    try:
+        with translated(f"kafka://{servers}/{name}"), suppress(kafka_errors.UnknownTopicOrPartitionError, NotFound):
+            admin.delete_topics([name], timeout_ms=REQUEST_TIMEOUT_MS)
+            while topic_shape(admin, name) and time.monotonic() < deadline:
+                time.sleep(PAUSE_S)
+    finally:
+        admin.close()
+
+
 def check_topic(topic: Topic, *, partitions: int | None, settings: LogSettings | None) -> None:
     """`Refused` names the first setting under which the topic would lose, reorder or refuse updates."""
-    if partitions is not None and topic.partitions != partitions:
+    if partitions is not None and topic.partitions < partitions:
         raise Refused(f"topic {topic.name} was born with {topic.partitions} partitions, {partitions} were asked for")
     for name, wanted in _REQUIRED.items():
         if topic.settings[name] != wanted:
@@ -177,6 +117,15 @@ def check_topic(topic: Topic, *, partitions: int | None, settings: LogSettings |
     for name, least in at_least.items():
         if _boundless(topic.settings[name]) < _boundless(str(least)):
             raise Refused(f"topic {topic.name}: {name} is {topic.settings[name]}, {least} were asked for")
+
+
+def used_of(topic: Topic, partitions: int | None) -> Topic:
+    """The topic with the partitions that the log has. Those that somebody has added stay empty, as each record says where it
+    goes; and none can be taken away, so to refuse the topic would help nobody."""
+    if partitions is None or topic.partitions == partitions:
+        return topic
+    log.warning("topic %s has %d partitions, of which its log uses %d", topic.name, topic.partitions, partitions)
+    return replace(topic, partitions=partitions)
 
 
 def _boundless(text: str) -> float:

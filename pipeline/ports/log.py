@@ -51,7 +51,8 @@ class UpdateLog(Protocol):
         """Queues one record behind those that this object queued before for the partition, and keeps that order."""
 
     def flush(self, timeout_s: float) -> None:
-        """Waits until all that was queued is durable or has failed; failures are reported by their `Pending`."""
+        """Waits until all that was queued is durable or has failed; failures are reported by their `Pending`. `PositionGone` when
+        this is not the log any more that was opened, whatever was acknowledged."""
 
     def begin(self, partition: Partition) -> Offset:
         """The oldest offset that can still be read."""

@@ -9,6 +9,7 @@ import time
 from contextlib import contextmanager
 
 import pytest
+from certificates import Authority
 
 from penstock.pipeline.cli.serve import LookupDocument
 from penstock.pipeline.cli.status import PartitionDocument, ReplicaDocument, StatusDocument
@@ -158,5 +159,43 @@ def test_a_replica_of_one_version(shell, target):
 def test_a_replica_that_cannot_start_says_why(shell, wrong, code, monkeypatch):
     monkeypatch.setattr(logging.root, "handlers", [])
     said = shell("replica", *wrong)
+    assert said.code == code
+    assert said.err.startswith("error: ")
+
+
+def test_a_replica_that_asks_for_certificates_and_tokens(shell):
+    authority = Authority(shell.folder / "ca")
+    (served, served_key), (asks, asks_key) = authority.certificate("replica"), authority.certificate("operator")
+    for name in ("tokens", "token"):
+        (shell.folder / name).write_text("x" * 32)
+    text = shell.config.read_text()
+    guarded = f"""
+tls_cert = "{served}"
+tls_key = "{served_key}"
+tls_client_ca = "{authority.root}"
+token_file = "{shell.folder}/tokens"
+[client]
+tls_root = "{authority.root}"
+tls_cert = "{asks}"
+tls_key = "{asks_key}"
+token_file = "{shell.folder}/token"
+"""
+    shell.config.write_text(text.replace('drain_grace = "200ms"', f'drain_grace = "200ms"{guarded}'))
+    with started(shell) as (_, address):
+        named = address.replace("grpc://", "grpc+tls://")
+        assert shell.json("lookup", "--table", "item", "50", "--replica", named)["rows"]["50"] == [9.0] * 4
+        (shell.folder / "token").write_text("y" * 32)
+        said = shell("lookup", "--table", "item", "50", "--replica", named)
+        assert (said.code, "the token is not one of those" in said.err) == (3, True)
+        assert "x" * 32 not in said.err + (shell.folder / "replica.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("setting", "code"), [('token_file = "/nowhere"', 5), ('tls_cert = "/nowhere"', 2), ('tls_cert = "/no"\ntls_key = "/no"', 5)]
+)
+def test_a_replica_whose_credentials_cannot_be_read(shell, setting, code, monkeypatch):
+    monkeypatch.setattr(logging.root, "handlers", [])
+    shell.config.write_text(shell.config.read_text().replace("[replica]", f"[replica]\n{setting}"))
+    said = shell("replica", "--listen", "127.0.0.1:0")
     assert said.code == code
     assert said.err.startswith("error: ")

@@ -44,7 +44,7 @@ def test_the_tree_of_errors_is_the_one_that_is_drawn():
     assert drawn == {name: (kind.__base__.__name__, kind.exit_code) for name, kind in classes}
 
 
-DOCS = [f"docs/{page}.md" for page in ("format", "cli", "checkpoints")]
+DOCS = [f"docs/{page}.md" for page in ("format", "cli", "checkpoints", "clients", "replicas", "inference")]
 PAGES = ["README.md", "ARCHITECTURE.md", *DOCS, "examples/retail/README.md"]
 
 

@@ -32,7 +32,7 @@ HOMES = {
         "pipeline/ports/s3_store.py",
         "pipeline/ports/s3_upload.py",
     ],
-    "kafka": ["pipeline/ports/kafka_log.py", "pipeline/ports/kafka_topic.py"],
+    "kafka": ["pipeline/ports/kafka_"],
     "airflow": ["dags/"],
     "torch": [],
     "tensorflow": [],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -13,7 +14,7 @@ from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 from servers.kafka import KafkaBroker
 
 from penstock.pipeline.config import Config, LogConfig, ModelConfig, RealtimeConfig, RecoveryConfig, StoreConfig
-from penstock.pipeline.core.errors import OutcomeUnknown, Refused, Unreachable
+from penstock.pipeline.core.errors import InvalidInput, OutcomeUnknown, Refused, Unreachable
 from penstock.pipeline.core.ids import Offset, Partition
 from penstock.pipeline.environment import create_environment
 from penstock.pipeline.ports.kafka_log import VERIFY_S, KafkaLog, open_kafka_log
@@ -124,8 +125,9 @@ def test_what_the_cluster_cannot_do_is_refused(kafka_server: str) -> None:
 
 @pytest.mark.slow
 def test_a_killed_broker_loses_nothing_acknowledged_and_all_goes_on_when_it_is_back(
-    own_kafka: KafkaBroker, own_log: KafkaLog
+    own_kafka: KafkaBroker, own_log: KafkaLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("penstock.pipeline.ports.kafka_producing.DELIVERY_TIMEOUT_MS", 120_000)  # a busy machine starts it slowly
     sent = [b"%d" % number * 1000 for number in range(300)]
     pending = [own_log.append(P0, payload) for payload in sent[:200]]
     pending[99].result(WAIT_S)
@@ -136,11 +138,38 @@ def test_a_killed_broker_loses_nothing_acknowledged_and_all_goes_on_when_it_is_b
     with pytest.raises(Unreachable, match="does not answer"):
         own_log.end(P0)
     own_kafka.start()
-    outcomes = [append.result(WAIT_S) for append in pending]
+    outcomes = [append.result(2 * WAIT_S) for append in pending]
     assert outcomes == list(range(300))
     assert read_all(own_log, 300) == sent
     own_log.flush(WAIT_S)
     assert own_log.end(P0) == 300
+
+
+@pytest.mark.slow
+def test_a_broker_that_was_away_for_longer_than_records_wait_takes_those_that_come_later(
+    own_kafka: KafkaBroker, own_log: KafkaLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was on its way may be there or not; what is appended later is not held up by it."""
+    monkeypatch.setattr("penstock.pipeline.ports.kafka_producing.DELIVERY_TIMEOUT_MS", 6000)
+    assert own_log.append(P0, b"before").result(WAIT_S) == 0
+    own_kafka.pause()
+    pending = [own_log.append(Partition(number % 2), b"on its way %d" % number) for number in range(6)]
+    with pytest.raises(OutcomeUnknown, match="not acknowledged within"):
+        pending[0].result(0.5)
+    own_kafka.kill()
+    for append in pending:
+        with pytest.raises(OutcomeUnknown, match="Expiring"):
+            append.result(WAIT_S)
+    with pytest.raises(Unreachable):
+        own_log.append(P0, b"nobody is there")
+    own_kafka.start()
+    until, late = time.monotonic() + WAIT_S, None
+    while late is None:
+        assert time.monotonic() < until
+        with suppress(Unreachable):
+            late = own_log.append(P0, b"late").result(WAIT_S)
+    assert read_all(own_log, late + 1)[0::late] == [b"before", b"late"]
+    own_log.flush(WAIT_S)
 
 
 @pytest.mark.slow
@@ -156,3 +185,29 @@ def test_a_record_that_a_hanging_broker_holds_is_unknown_until_it_answers(own_ka
     own_kafka.resume()
     assert pending.result(WAIT_S) == 1
     assert read_all(own_log, 2) == [b"before", b"held"]
+
+
+def test_whoever_is_behind_gets_all_in_order_wherever_it_goes_meanwhile(kafka_server: str) -> None:
+    """More is fetched while it takes in what it has: that must never be taken for what it asks for next."""
+    log = open_kafka_log(kafka_server, f"penstock-{uuid.uuid4().hex}", partitions=2, create=LogSettings())
+    count, size = 60, 300_000
+    pending = [log.append(Partition(p), bytes([n]) * size) for n in range(count) for p in (0, 1)]
+    log.flush(WAIT_S)
+    assert [append.result(0.0) for append in pending] == [n for n in range(count) for _ in (0, 1)]
+    at, read, deadline = {P0: Offset(0), Partition(1): Offset(0)}, 0, time.monotonic() + WAIT_S
+    jumps = {20: (P0, 3), 45: (Partition(1), 50), 70: (P0, 0), 90: (Partition(1), 0)}
+    while any(offset < count for offset in at.values()) or jumps:
+        assert time.monotonic() < deadline
+        for partition, entries in log.poll(at, timeout_s=0.2).items():
+            for entry in entries:
+                assert entry.offset == at[partition]
+                assert entry.payload == bytes([entry.offset]) * size
+                at[partition], read = Offset(entry.offset + 1), read + 1
+        for when in [when for when in jumps if when <= read]:
+            partition, offset = jumps.pop(when)
+            at[partition] = Offset(offset)
+        if read > 100 and len(at) == 2 and at[P0] == count:
+            del at[P0]
+    log.close()
+    with pytest.raises(InvalidInput, match="closed"):
+        log.poll(at, timeout_s=0.0)

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 
 import pytest
 
-from penstock.pipeline.core.errors import InvalidInput, Unreachable
+from penstock.pipeline.core.errors import InvalidInput, NotFound, Unreachable
+from penstock.pipeline.core.ids import Partition
 from penstock.pipeline.ports.log_checks import LogSettings
-from penstock.pipeline.ports.open_log import open_log
+from penstock.pipeline.ports.open_log import open_log, remove_log
 
 
 @pytest.mark.parametrize(
@@ -73,6 +75,33 @@ def test_settings_that_cannot_be_are_refused(wrong: dict[str, int]) -> None:
 
 
 def test_a_server_that_is_not_there_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("penstock.pipeline.ports.kafka_topic.REQUEST_TIMEOUT_MS", 300)
+    monkeypatch.setattr("penstock.pipeline.ports.kafka_wire.REQUEST_TIMEOUT_MS", 300)
     with pytest.raises(Unreachable, match="kafka://127.0.0.1:1"):
         open_log("kafka://127.0.0.1:1", name="retail", partitions=1)
+
+
+def test_a_log_is_removed_with_all_that_is_in_it(tmp_path: Path) -> None:
+    url = tmp_path.as_uri()
+    for name in ("retail", "other"):
+        made = open_log(url, name=name, partitions=1, create=LogSettings())
+        made.append(Partition(0), b"x").result(30)
+        made.close()
+    for _ in range(2):
+        remove_log(url, name="retail")
+        with pytest.raises(NotFound):
+            open_log(url, name="retail")
+    kept = open_log(url, name="other")
+    assert kept.end(Partition(0)) == 1
+    kept.close()
+    with pytest.raises(InvalidInput, match="log url"):
+        remove_log("s3://a", name="retail")
+
+
+@pytest.mark.kafka
+def test_a_topic_is_removed(kafka_server: str) -> None:
+    url, name = f"kafka://{kafka_server}", f"gone-{uuid.uuid4().hex}"
+    open_log(url, name=name, partitions=1, create=LogSettings()).close()
+    for _ in range(2):
+        remove_log(url, name=name)
+        with pytest.raises(NotFound):
+            open_log(url, name=name)

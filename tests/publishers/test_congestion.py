@@ -191,6 +191,25 @@ def test_records_are_small_when_it_is_quiet_and_large_under_load(world):
     assert max(loaded) > 1000
 
 
+def test_what_waits_is_folded_again_soon_only_where_keys_come_again(world):
+    updates = opened(world, overflow="block", queue_bytes=1 << 20)
+    stream, least = updates._stream, (1 << 20) // 8
+    world.log.budget = 0
+    for step in range(40):
+        updates.put("item", np.arange(500), rows_of([step] * 500))
+        turn(updates, NOW)
+        assert stream._fold_from == least
+    assert stream.outbox.nbytes + stream._ready_bytes < 2 * least
+    for step in range(1, 30):
+        updates.put("item", 1000 * step + np.arange(500), rows_of([step] * 500))
+        turn(updates, NOW)
+    assert stream._fold_from > least
+    world.log.budget = 1 << 40
+    updates.flush()
+    assert stream._fold_from == least
+    assert len(world.served()["item"]) == 500 + 29 * 500
+
+
 def test_a_flush_ends_while_others_keep_putting(world):
     updates = opened(world, overflow="block", queue_bytes=1 << 20)
     world.log.budget = 0

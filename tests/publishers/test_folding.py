@@ -101,6 +101,17 @@ def test_an_announced_dense_slice_is_taken_else_that_of_the_base(shop):
     assert dense_of(shop.env, publish_delta_from_log(shop.env)) == {"top": 8.0}
 
 
+def test_a_dense_slice_of_a_dead_term_is_not_that_of_the_checkpoint(shop):
+    """The trainer goes on from before it, and has another one."""
+    shop.dense = {"top": 1.0}
+    shop.published()
+    shop.updates.put_dense({"top": np.full(3, 7.0, np.float32)}, trained_through=shop.through)
+    shop.updates.flush()
+    shop.reopen()
+    shop.mark()
+    assert dense_of(shop.env, publish_delta_from_log(shop.env)) == {"top": 1.0}
+
+
 def test_two_runs_at_once(shop, monkeypatch):
     shop.published()
     shop.train("item", {1: 9.0})

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from penstock.pipeline.core.hashing import buckets_of, partitions_of
 from penstock.pipeline.core.records import NO_ROWS, row_record_bytes
 from penstock.pipeline.core.schema import ModelSchema, TableSchema
-from penstock.publishers.outbox import MAX_STEPS, Outbox, Packing, Parcel, packed
+from penstock.publishers.outbox import MAX_STEPS, TAKEN_BYTES, Outbox, Packing, Parcel, packed
 
 SCHEMA = ModelSchema(
     model="m", id="00" * 16, buckets=16, partitions=3, log="log", created_at=0,
@@ -98,3 +98,18 @@ def test_far_behind_every_key_is_kept_once():
     assert sorted(keys) == sorted(set(keys)) == list(range(10))
     assert {parcel.through for parcel in parcels} == {9}
     assert {key for parcel in parcels for key in parcel.keys[len(parcel.rows) :].tolist()} == {4}
+
+
+def test_what_is_taken_at_a_time_is_the_oldest_and_what_stays_says_from_when_it_is():
+    outbox, many = Outbox(SCHEMA), TAKEN_BYTES // 32
+    for through in (3, 5, 8):
+        outbox.add(batch("a", True, np.arange(many), through), now=0)
+    assert [parcel.through for parcel in outbox.take(1, through=9, now=0)] == [3, 5, 8]
+    assert (outbox.nbytes, outbox.next_through(9)) == (0, 9)
+    for through in (3, 5, 8, 8):
+        outbox.add(batch("a", True, np.arange(3 * many), through), now=0)
+    left = outbox.nbytes
+    taken = outbox.take(1, through=9, now=0)
+    assert [parcel.through for parcel in taken] == [3, 5]
+    assert (outbox.nbytes, outbox.next_through(9)) == (left - sum(parcel.nbytes for parcel in taken), 8)
+    assert [parcel.through for parcel in outbox.take(left, through=9, now=0)] == [8, 8]

@@ -11,7 +11,7 @@ from shaping import Shaping, served
 from shop import TABLES, refused, rows_of, source_of, survives_every_failure, written
 
 from penstock.pipeline.config import ModelConfig, TableConfig, parse_config
-from penstock.pipeline.core.errors import InvalidInput, NotFound, Refused
+from penstock.pipeline.core.errors import InvalidInput, NotFound, PositionGone, Refused
 from penstock.pipeline.core.schema_change import Reshaped, Same
 from penstock.publishers.compaction import compact
 from penstock.publishers.delta import publish_delta
@@ -307,7 +307,8 @@ def test_what_the_log_brought_to_the_generation_before_is_kept_until_it_is_clear
     assert written(shop.env, after)["item"] == ({}, {*old, 60})
     shop.updates.put("item", [70], [[1.0, 1.0]])
     shop.seconds += 1
-    assert written(shop.env, delta(shop)) == {"item": ({}, {70})}
+    # Whoever touched it may have meant the table as it is by now.
+    assert written(shop.env, delta(shop)) == {"item": ({}, {70}), "item@2": ({}, {70})}
     whole(shop)
 
 
@@ -530,3 +531,60 @@ def test_an_older_manifest_has_no_shapes(shop):
     plain = msgspec.json.decode(msgspec.json.encode(first))
     del plain["shapes"], plain["retired"]
     assert msgspec.convert(plain, type(first)) == first
+
+
+# ---- a log that is gone --------------------------------------------------------------------------------------------------
+
+
+def cut_off(shop):
+    for p in range(shop.log.partitions):
+        shop.log.truncate(p, shop.log.end(p))
+
+
+def test_an_old_generation_is_emptied_though_the_log_was_cut_off(shop):
+    shop.published()
+    shop.widen()
+    publish_snapshot(shop.env, shop.source(), sidecar=shop.mark())
+    shop.send("item", {1: 5.0})
+    shop.updates.flush()
+    cut_off(shop)
+    shop.reopen()
+    found = delta(shop)
+    assert found.source == "compared"
+    assert served(shop.env, found) == shop.tables
+    assert rows_of(shop.env, found)["item"] == {}
+    whole(shop)
+
+
+def test_a_delta_of_touched_keys_needs_the_log_of_an_old_generation(shop):
+    shop.published()
+    shop.widen()
+    publish_snapshot(shop.env, shop.source(), sidecar=shop.mark())
+    shop.reopen()
+    shop.updates.touch("item", [1])
+    sidecar = shop.mark()
+    cut_off(shop)
+    refused(shop.env, PositionGone, "is gone", lambda: publish_delta(shop.env, shop.source(), sidecar=sidecar))
+    found = publish_snapshot(shop.env, shop.source(), sidecar=sidecar)
+    assert served(shop.env, shop.env.catalog.history().newest) == shop.tables
+    assert found.state == shop.env.catalog.history().newest.state
+
+
+# ---- publishers that do not know of a newer generation ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("touched_keys", [1000, 1])
+def test_keys_that_were_touched_in_an_older_generation_are_in_the_next_delta(shop, touched_keys):
+    """Invariant 6: what was not sent is owed, whatever the table was called when it was touched."""
+    shop.published()
+    shop.widen()
+    shop.reopen(touched_keys=touched_keys)
+    marked, source = shop.mark(), shop.source()
+    shop.train("item", {1: 7.0, 3: 8.0}, (2,), send=False)
+    shop.updates.touch("item", [1, 2, 3])  # the snapshot is not there yet
+    sidecar = shop.mark()
+    publish_snapshot(shop.env, source, sidecar=marked)
+    found = publish_delta(shop.env, shop.source(), sidecar=sidecar)
+    assert found.source == ("touched" if touched_keys > 1 else "compared")
+    assert served(shop.env, found) == shop.tables
+    whole(shop)

@@ -15,6 +15,7 @@ from penstock.pipeline.core.errors import (
     InvalidInput,
     NotFound,
     OutcomeUnknown,
+    PositionGone,
     Refused,
     Superseded,
     Unreachable,
@@ -22,6 +23,7 @@ from penstock.pipeline.core.errors import (
 from penstock.pipeline.core.ids import BIRTH
 from penstock.pipeline.core.records import RecordKind
 from penstock.pipeline.core.times import NEVER
+from penstock.pipeline.ports.log_checks import another_log
 from penstock.publishers.settings import RealtimeSettings
 
 HOUR_US = 3_600_000_000
@@ -375,6 +377,49 @@ def test_a_dense_slice_whose_announcement_got_lost_is_announced_anew(world):
     for p in range(2):
         newest = [record for _, _, record in world.records(p) if record.kind == RecordKind.DENSE][-1]
         assert (newest.term, announcement_of(newest, "").path, announcement_of(newest, "").number) == (2, dense.path, 1)
+
+
+class Fading:
+    """A log that acknowledges, and answers for what it is with the errors in `answers` first."""
+
+    def __init__(self, inner):
+        self.inner, self.answers = inner, []
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def flush(self, timeout_s):
+        if self.answers:
+            raise self.answers.pop(0)
+        self.inner.flush(timeout_s)
+
+
+@pytest.mark.parametrize("call", ["flush", "mark"])
+def test_what_a_log_acknowledges_that_was_made_anew_does_not_count(world, call):
+    log = Fading(world.log)
+    updates = world.open(environment=world.environment(log=log))
+    updates.put("item", [1], rows_of([1]))
+    log.answers = [another_log("kafka://h/penstock-retail", "log-1")]
+    with pytest.raises(PositionGone, match="no longer the log log-1"):
+        getattr(updates, call)()
+    with pytest.raises(PositionGone):
+        updates.put("item", [2], rows_of([2]))
+
+
+@pytest.mark.parametrize("call", ["flush", "mark"])
+def test_a_flush_waits_for_a_log_that_does_not_say_what_it_is(world, call):
+    log = Fading(world.log)
+    settings = RealtimeSettings(**QUIET | {"flush_timeout_s": 0.4})
+    updates = world.open(settings=settings, environment=world.environment(log=log))
+    updates.put("item", [1], rows_of([1]))
+    log.answers = [Unreachable("nobody"), Unreachable("nobody")]
+    getattr(updates, call)()
+    log.answers = [Unreachable("nobody")] * 100
+    with pytest.raises(OutcomeUnknown, match="nobody"):
+        getattr(updates, call)()
+    assert len(log.answers) > 90
+    log.answers = []
+    getattr(updates, call)()
 
 
 def test_many_threads_lose_nothing(world):

@@ -4,7 +4,7 @@ import threading
 
 import msgspec
 import pytest
-from faulty import Crash, Faults, Faulty, every_failure
+from faulty import Crash, Faults, Faulty, Steps, every_failure
 from recoveries import check_recovery
 from worlds import TABLES, World, at
 
@@ -40,26 +40,6 @@ def again(env, **options):
     except NotFound:
         rollbacks = env.catalog.history().rollbacks()
         return rollbacks[-1] if rollbacks else back(env, **options)
-
-
-class Steps:
-    """Calls `action` once, before the n-th call of one kind of method."""
-
-    def __init__(self, inner, name, number, action):
-        self.inner, self.name, self.left, self.action = inner, name, number, action
-
-    def __getattr__(self, name):
-        found = getattr(self.inner, name)
-        if name != self.name:
-            return found
-
-        def call(*arguments, **options):
-            self.left -= 1
-            if self.left == -1:
-                self.action()
-            return found(*arguments, **options)
-
-        return call
 
 
 @pytest.mark.parametrize("tables", [None, ("item",)])
@@ -291,7 +271,7 @@ def test_a_log_that_never_answers_is_reported_and_nothing_has_moved():
         def append(self, partition, payload):
             return Silent()
 
-    with pytest.raises(OutcomeUnknown, match="the fence of timeline 2 in partition 0 was not acknowledged 16 times"):
+    with pytest.raises(OutcomeUnknown, match="fences of timeline 2 in partitions 0, 1 were not acknowledged 16 times"):
         back(world.environment(log=Mute()))
     assert world.catalog.refs().timeline == 1
     check_recovery(world, resume(world.environment()), poison=10)

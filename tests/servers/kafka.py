@@ -3,7 +3,8 @@
     with running_kafka(directory) as broker:      # broker.bootstrap is "127.0.0.1:PORT"
     python -m servers.kafka DIRECTORY             # the same from a shell (in tests/), until it is interrupted
 
-The fixture `kafka_server` gives the broker that PENSTOCK_TEST_KAFKA names, else starts one.
+The fixture `kafka_server` gives the broker that PENSTOCK_TEST_KAFKA names, else starts one. With `kafka_security.Security` a
+broker speaks TLS only, and asks for a password.
 """
 
 from __future__ import annotations
@@ -17,16 +18,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
+
+from .kafka_security import Security, SecurityUnavailable
 
 ROOT = Path(__file__).resolve().parents[2]
 POM = Path(__file__).with_name("kafka-pom.xml")
 JARS = ROOT / ".cache" / "servers" / "kafka"
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 120.0
 CLUSTER_ID = "cGVuc3RvY2stdGVzdHMtMQ"
 
 
@@ -71,15 +75,18 @@ def _fetch() -> None:
 class KafkaBroker:
     """One broker in its own process group; its ports and data stay the same over restarts."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, security: Security | None = None) -> None:
         self._classpath = f"{installed_jars()}/*"
         self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
         directory.mkdir(parents=True, exist_ok=True)
+        self.data = directory / "data"
         self.port, controller = _free_ports(2)
         self._config = directory / "server.properties"
-        self._config.write_text(_properties(directory / "data", self.port, controller))
-        self._run_tool("kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(self._config))
+        secured = {} if security is None else security.broker_properties()
+        self._config.write_text(_properties(self.data, self.port, controller, secured))
+        users = [] if security is None else ["--add-scram", security.scram_user()]
+        self._run_tool("kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(self._config), *users)
 
     @property
     def bootstrap(self) -> str:
@@ -125,8 +132,8 @@ class KafkaBroker:
         if self._process is None:
             return
         with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGCONT)
             os.killpg(self._process.pid, how)
+            os.killpg(self._process.pid, signal.SIGCONT)
         try:
             self._process.wait(timeout=20)
         except subprocess.TimeoutExpired:
@@ -170,30 +177,52 @@ def own_kafka(tmp_path: Path) -> Iterator[KafkaBroker]:
         yield broker
 
 
-@contextmanager
-def started_or_skipped(directory: Path) -> Iterator[KafkaBroker]:
+@pytest.fixture(scope="session")
+def kafka_security(tmp_path_factory: pytest.TempPathFactory) -> Security:
+    """Certificates and a user; `secured_kafka` is a broker that wants both."""
     try:
-        broker = KafkaBroker(directory)
+        return Security(tmp_path_factory.mktemp("security"))
+    except SecurityUnavailable as error:
+        skip_or_fail(error)
+
+
+@pytest.fixture(scope="module")
+def secured_kafka(tmp_path_factory: pytest.TempPathFactory, kafka_security: Security) -> Iterator[KafkaBroker]:
+    with started_or_skipped(tmp_path_factory.mktemp("secured-kafka"), security=kafka_security) as broker:
+        yield broker
+
+
+def skip_or_fail(error: Exception) -> NoReturn:
+    """In CI what is missing is a failure."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(str(error))
+    pytest.skip(str(error))
+
+
+@contextmanager
+def started_or_skipped(directory: Path, *, security: Security | None = None) -> Iterator[KafkaBroker]:
+    try:
+        broker = KafkaBroker(directory, security=security)
         broker.start()
     except KafkaUnavailable as error:
-        if os.environ.get("CI") == "true":
-            pytest.fail(str(error))
-        pytest.skip(str(error))
+        skip_or_fail(error)
     try:
         yield broker
     finally:
         broker.kill()
 
 
-def _properties(data: Path, port: int, controller: int) -> str:
+def _properties(data: Path, port: int, controller: int, secured: Mapping[str, object]) -> str:
+    protocol = "SASL_SSL" if secured else "PLAINTEXT"
     settings = {
         "process.roles": "broker,controller",
         "node.id": 1,
         "controller.quorum.voters": f"1@127.0.0.1:{controller}",
-        "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}",
-        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
+        "listeners": f"{protocol}://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}",
+        "advertised.listeners": f"{protocol}://127.0.0.1:{port}",
+        "inter.broker.listener.name": protocol,
         "controller.listener.names": "CONTROLLER",
-        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "listener.security.protocol.map": f"{protocol}:{protocol},CONTROLLER:PLAINTEXT",
         "log.dirs": data,
         "auto.create.topics.enable": "false",
         "group.initial.rebalance.delay.ms": 0,
@@ -206,6 +235,9 @@ def _properties(data: Path, port: int, controller: int) -> str:
         "broker.heartbeat.interval.ms": 500,
         "broker.session.timeout.ms": 3000,
         "log.initial.task.delay.ms": 500,
+        "log.retention.check.interval.ms": 1000,
+        "file.delete.delay.ms": 1000,
+        **secured,
     }
     return "".join(f"{name}={value}\n" for name, value in settings.items())
 

@@ -247,6 +247,78 @@ def test_a_bucket_that_disagrees_is_loaded_anew_and_counted(world):
     check_same(world, replica)
 
 
+def test_a_version_that_disagrees_is_not_shown_while_it_is_loaded_anew(world, monkeypatch):
+    """Invariant 9: whoever asks for exactly this version gets exactly its rows, or is told that it is not there."""
+    for is_jump in (False, True):
+        world = world_of()
+        writer = published(world)
+        replica = replica_of(world)
+        writer.put("item", 2, 5)
+        state = world.mark(writer)
+        p = spoil(world, replica)
+        if not is_jump:
+            step(replica)
+        manifest = world.commit(state)
+        world.base(manifest)
+        if is_jump:
+            world.log.truncate(p, world.ends()[p])
+            monkeypatch.setattr(adoption, "CLOSE_RECORDS", -1)
+        told, real, keys = [], adoption.load_part, np.arange(12)
+
+        def load_part(*arguments, replica=replica, told=told, real=real, keys=keys):
+            with pytest.raises(VersionGone, match="version 2"):
+                replica.lookup("item", keys, version=2)
+            told.append(arguments)
+            if len(told) == 1:
+                raise Unreachable("no reply")
+            return real(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(adoption, "load_part", load_part)
+            replica.refresh()
+            with pytest.raises(Unreachable):
+                step(replica)
+            step(replica)
+        assert len(told) == 2
+        assert rows_of(replica) == world.model
+        assert replica.lookup("item", keys, version=2).rows.tolist() == [list(world.model["item"][key]) for key in range(12)]
+        check_same(world, replica)
+
+
+def test_a_load_that_was_cut_short_is_done_again_and_nothing_read_since_is_lost(monkeypatch):
+    for reads in itertools.count():
+        world = world_of()
+        writer = published(world)
+        replica = replica_of(world)
+        writer.put("item", 2, 5)
+        writer.put("user", 2, 5)
+        state = world.mark(writer)
+        writer.put("item", 3, *range(12))
+        writer.put("user", 3, *range(12))
+        spoil(world, replica, key=1)
+        spoil(world, replica, key=1, table="user")
+        step(replica)
+        world.base(world.commit(state))
+        store, calls = replica.adoption.store, itertools.count()
+
+        def get_range(*arguments, real=store.get_range, calls=calls, reads=reads):
+            if next(calls) == reads:
+                raise Unreachable("no reply")
+            return real(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "get_range", get_range)
+            try:
+                step(replica)
+            except Unreachable:
+                step(replica)
+        assert rows_of(replica) == world.model
+        check_same(world, replica)
+        if next(calls) <= reads:
+            break
+    assert reads > 4
+
+
 def test_a_chain_that_is_not_what_it_states_stops_a_newcomer(world):
     writer = published(world)
     writer.put("item", 2, 5)

@@ -207,7 +207,7 @@ def test_another_replica_is_asked_when_one_does_not_answer(world, serve, asked):
     assert client.urls == [second.address, first.address]
     second.drain()
     with pytest.raises(Unreachable):
-        client.lookup("item", KEYS_OF)
+        client.lookup("item", KEYS_OF, timeout_s=0.5)
 
 
 def test_one_that_is_not_ready_is_asked_last_and_still_better_than_none(world, serve, asked):
@@ -245,7 +245,7 @@ def test_an_answer_of_a_timeline_that_was_left_is_refused(world, serve, asked):
     assert client.answer("item", KEYS_OF).timeline == 2
     healed.drain()
     with pytest.raises(Unreachable, match="timeline 1"):
-        client.lookup("item", KEYS_OF)
+        client.lookup("item", KEYS_OF, timeout_s=1)
     step(poisoned.replica)
     assert client.answer("item", KEYS_OF).timeline == 2
     assert client.lookup("item", np.array([1]))[0][0, 0] == 1

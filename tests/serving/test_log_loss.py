@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 
+import msgspec
 import pytest
 from broken_records import put_broken
 from served import check_same, counted, partition, published, rows_of, step, world_of
@@ -40,6 +41,24 @@ def test_an_end_below_the_own_position_means_loading_anew(world, caplog):
     world.writer().put("item", 3, *range(12))
     step(replica)
     assert {row[0] for row in rows_of(replica)["item"].values()} == {3}
+
+
+@pytest.mark.parametrize("table", ["item", "user"])
+def test_what_was_read_and_is_lost_is_found_when_nobody_saw_it_go(world, caplog, table):
+    """Invariant 9: an unclean change of leaders that was over before the log was asked again."""
+    writer = published(world)
+    replica = Replica(world.environment(), name="r")
+    kept, model = [list(records) for records in world.log._records], {table: dict(rows) for table, rows in world.model.items()}
+    writer.put("item", 2, 0, 1)
+    step(replica)
+    world.log._records, world.model = kept, model
+    heir = world.writer()  # its opening records stand where the lost ones were
+    heir.put(table, 3, *range(4, 12))
+    world.committed(msgspec.structs.replace(world.drafted(world.mark(heir)), source="touched"))
+    step(replica)
+    assert "the log has lost what was read here" in caplog.text
+    assert rows_of(replica) == world.model
+    check_same(world, replica)
 
 
 class Remade:

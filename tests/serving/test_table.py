@@ -330,7 +330,7 @@ def test_the_oldest_images_go_first_when_the_budget_is_spent() -> None:
     with pytest.raises(VersionGone):
         found.lookup_at({Partition(0): "two"}, keys)
     with pytest.raises(VersionGone):
-        found.restore(Partition(0), "two")
+        found.encoded_at(Partition(0), "two", keys)
     assert values_of(found.lookup_at({Partition(0): "three"}, keys)) == [2] * 60
     assert found.written_since(Partition(0), "one").size == 60
     found.forget(Partition(0), "two")
@@ -350,9 +350,10 @@ def test_the_partition_whose_label_is_older_loses_its_images_first() -> None:
     put(found, 0, first, 2)
     put(found, 1, second, 2)
     with pytest.raises(VersionGone, match="partition 1"):
-        found.restore(Partition(1), "then")
-    found.restore(Partition(0), "then")
-    assert values_of(found.lookup(np.concatenate([first, second]))) == [1] * 60 + [2] * 60
+        found.encoded_at(Partition(1), "then", second)
+    rows, there = found.encoded_at(Partition(0), "then", first)
+    assert there.all()
+    assert (rows.view(np.float32) == 1).all()
 
 
 def test_a_label_since_which_nothing_was_replaced_outlives_any_budget() -> None:
@@ -367,7 +368,7 @@ def test_a_label_since_which_nothing_was_replaced_outlives_any_budget() -> None:
     put(found, 1, born[:1], 3)
     with pytest.raises(VersionGone, match="partition 1"):
         found.lookup_at(labels, keys)
-    found.restore(Partition(0), "then")
+    assert found.encoded_at(Partition(0), "then", keys)[1].all()
 
 
 def test_images_cost_no_more_than_the_budget() -> None:
@@ -380,20 +381,21 @@ def test_images_cost_no_more_than_the_budget() -> None:
     assert found.nbytes - before < 3 * 4_000_000
 
 
-def test_restoring_writes_what_was_written_since_as_it_was() -> None:
-    found, keys = table(held=range(16)), keys_of(0, 50)
-    put(found, 0, keys[:40], 1)
+def test_what_was_written_since_a_label_is_told_as_a_share_of_the_images() -> None:
+    found, keys = table(held=range(32), image_bytes=100 * 16), keys_of(0, 30)
+    assert found.share_written(Partition(0)) == 0
     found.mark(Partition(0), "one")
-    digests = found.digests
-    put(found, 0, keys[10:50], 2)
+    put(found, 0, keys, 1)
+    delete(found, 0, keys[:10])
+    assert found.share_written(Partition(0)) == pytest.approx(40 / 50)
+    assert found.share_written(Partition(1)) == 0
+    found.correct(Partition(0), keys[:1], np.zeros((1, 16), np.uint8), np.empty(0, np.int64))
     found.mark(Partition(0), "two")
-    delete(found, 0, keys[5:20])
-    assert found.restore(Partition(0), "one").tolist() == np.sort(keys[5:]).tolist()
-    assert (found.digests == digests).all()
-    assert values_of(found.lookup(keys)) == [1] * 40 + [None] * 10
-    assert values_of(found.lookup_at({Partition(0): "two"}, keys)) == [1] * 10 + [2] * 40
-    with pytest.raises(VersionGone):
-        found.restore(Partition(0), "never")
+    assert found.share_written(Partition(0)) == 0
+    none = table(held=range(32), image_bytes=0)
+    none.mark(Partition(0), "one")
+    put(none, 0, keys, 1)
+    assert none.share_written(Partition(0)) == 0
 
 
 def test_a_correction_leaves_no_trace_and_holds_at_labels_as_well() -> None:

@@ -164,19 +164,6 @@ class Tables(RuleBasedStateMachine):
         self.table.forget(partition, label)
         self.remembered[partition] = [f for f in self.remembered[partition] if f.label != label]
 
-    @rule(seed=SEEDS, partition=PARTS)
-    def restore(self, seed: int, partition: Partition) -> None:
-        if (found := self.label_of(seed, partition)) is None:
-            return
-        try:
-            restored = self.table.restore(partition, found.label)
-        except VersionGone:
-            self.gone(partition, found)
-            return
-        assert restored.tolist() == sorted(found.written)
-        puts = {key: found.rows[key] for key in found.written if key in found.rows}
-        self.write(puts, [key for key in found.written if key not in found.rows])
-
     @rule(seed=SEEDS)
     def lookup_at(self, seed: int) -> None:
         chosen = {p: self.label_of(seed, p) for p in self.remembered}

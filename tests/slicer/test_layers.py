@@ -68,6 +68,13 @@ def test_layers_come_to_what_a_dict_comes_to(store, layers, layout, budget):
         assert found.tolist() == [key in table for key in asked.tolist()]
         assert [row.tobytes() for row in rows[found]] == [table[key] for key in asked[found].tolist()]
         assert not rows[~found].any()
+        distinct = np.unique(asked)
+        keys_there, rows, found = opened.gather(distinct)
+        assert sorted(keys_there.tolist()) == distinct.tolist()
+        home = buckets_of(keys_there, layout.buckets).tolist()
+        assert all(a < b for a, b in pairwise(zip(home, keys_there.tolist(), strict=True)))
+        assert found.tolist() == [key in table for key in keys_there.tolist()]
+        assert [row.tobytes() for row in rows[found]] == [table[key] for key in keys_there[found].tolist()]
     whole = slice_rows(keys, np.concatenate([np.empty((0, layout.width), np.uint8), *(block.rows for block in blocks)]),
                        keys[:0], layout, store, "m/data/whole")  # fmt: skip
     assert (digests == whole.interval).all()

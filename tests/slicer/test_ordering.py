@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from penstock.pipeline.core.errors import Refused
 from penstock.pipeline.core.hashing import buckets_of
-from penstock.slicer.ordering import OPEN, disordered, locate, ordered
+from penstock.slicer.ordering import OPEN, disordered, distinct, locate, ordered
 
 KEYS = st.integers(-(2**63), 2**63 - 1) | st.integers(-20, 20)
 
@@ -28,6 +28,11 @@ def test_keys_come_out_by_bucket_then_key(keys, buckets):
     assert (given_keys[found.order] == found.keys).all()
     assert (np.diff(found.offsets) == np.bincount(home, minlength=buckets)).all()
     assert disordered(found.keys, found.offsets) == -1
+
+
+@given(parts=st.lists(st.lists(KEYS, max_size=20), max_size=4))
+def test_distinct_keys_rise_and_stand_once(parts):
+    assert distinct([int64(part) for part in parts]).tolist() == sorted({key for part in parts for key in part})
 
 
 @settings(deadline=None)

@@ -20,6 +20,8 @@ url = "file://{folder}/store"
 [log]
 url = "file://{folder}/log"
 partitions = 2
+[replica]
+drain_grace = "200ms"
 [models.shop]
 buckets = 16
 [models.shop.tables.customer]

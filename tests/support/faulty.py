@@ -101,3 +101,23 @@ def every_failure(
             yield at, mode
         else:
             raise AssertionError(f"a run made more than {limit} calls")
+
+
+class Steps:
+    """Calls `action` once, before the n-th call of one kind of method."""
+
+    def __init__(self, inner, name, number, action):
+        self.inner, self.name, self.left, self.action = inner, name, number, action
+
+    def __getattr__(self, name):
+        found = getattr(self.inner, name)
+        if name != self.name:
+            return found
+
+        def call(*arguments, **options):
+            self.left -= 1
+            if self.left == -1:
+                self.action()
+            return found(*arguments, **options)
+
+        return call
