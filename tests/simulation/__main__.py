@@ -13,6 +13,7 @@ from collections import Counter
 if os.environ.get("PYTHONHASHSEED") != "0":  # the order of sets of names is part of a run
     os.execve(sys.executable, [sys.executable, "-m", "simulation", *sys.argv[1:]], {**os.environ, "PYTHONHASHSEED": "0"})
 
+from .faults import spelled, spelling
 from .run import faults_of, run
 from .shrinking import shrunk
 
@@ -25,15 +26,12 @@ def main() -> int:
     parser.add_argument("--from", type=int, default=0, dest="first")
     parser.add_argument("--steps", type=int, default=STEPS, help="actions a round")
     parser.add_argument("--seed", type=int, help="this one alone")
-    parser.add_argument("--faults", help="only these of the seed's faults, by the numbers of their calls: 12,80; or none")
+    parser.add_argument("--faults", help='these faults in place of the seed\'s: "12 crash 0.5, 80 late 2.0", or "none"')
     parser.add_argument("--trace", action="store_true", help="tell every call")
     parser.add_argument("--keep-going", action="store_true", help="count the seeds that fail, and shrink none")
     asked = parser.parse_args()
     if asked.seed is not None:
-        faults = faults_of(asked.seed, asked.steps)
-        if asked.faults is not None:
-            kept = set() if asked.faults == "none" else set(map(int, asked.faults.split(",")))
-            faults = {number: fault for number, fault in faults.items() if number in kept}
+        faults = faults_of(asked.seed, asked.steps) if asked.faults is None else spelled(asked.faults)
         outcome = run(asked.seed, steps=asked.steps, faults=faults, trace=print if asked.trace else None)
         print(outcome.failure or f"seed {asked.seed}: all invariants hold; {outcome.calls} calls, {outcome.fingerprint}")
         return 1 if outcome.failure else 0
@@ -56,10 +54,7 @@ def _report(seed: int, steps: int) -> int:
     small = shrunk(seed, steps=steps)
     print(small.outcome.failure)
     print(f"seed {seed} fails with {len(small.faults)} faults, {small.steps} steps a round:")
-    for number, fault in small.faults.items():
-        print(f"  call {number}: {fault}")
-    numbers = ",".join(map(str, small.faults)) or "none"
-    print(f"replay: python -m simulation --seed {seed} --steps {small.steps} --faults {numbers} --trace")
+    print(f'replay: python -m simulation --seed {seed} --steps {small.steps} --faults "{spelling(small.faults)}" --trace')
     return 1
 
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 
 TICK_S = 0.0001
 """What every turn takes."""
-LONGEST_S = 30.0
-"""How long, in real time, a thread may compute before the run counts as hung."""
+LONGEST_S = 300.0
+"""How long, in real time, a thread may compute before the run counts as hung: the first one waits for compilers."""
 
 
 class Crash(BaseException):

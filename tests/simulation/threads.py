@@ -15,6 +15,12 @@ from penstock.slicer import blocks, comparison, layers, slicing
 
 from .scheduler import Scheduler, Task
 
+REPLACED = {
+    "threading": (driving, comparison, replica, table),
+    "time": (driving, stream, lookups),
+    "ThreadPoolExecutor": (layers, blocks, slicing, chains),
+}
+"""What is replaced in which modules."""
 IDLE_S, POLL_S = 0.4, 0.7
 """How often threads look round that have nothing to do: less often than in earnest, as a run has to be short."""
 
@@ -132,12 +138,9 @@ def installed(scheduler: Scheduler) -> Iterator[None]:
     clock = SimpleNamespace(monotonic=lambda: scheduler.now, sleep=scheduler.sleep)
     whole = updates.Stream
     with ExitStack() as stack:
-        for module in (driving, comparison, replica, table):
-            stack.enter_context(patch.object(module, "threading", threads))
-        for module in (driving, stream, lookups):
-            stack.enter_context(patch.object(module, "time", clock))
-        for module in (layers, blocks, slicing, chains):
-            stack.enter_context(patch.object(module, "ThreadPoolExecutor", Pool))
+        for (name, modules), ours in zip(REPLACED.items(), (threads, clock, Pool), strict=True):
+            for module in modules:
+                stack.enter_context(patch.object(module, name, ours))
         stack.enter_context(patch.object(driving, "IDLE_S", IDLE_S))
         stack.enter_context(patch.object(replica, "POLL_S", POLL_S))
         # The locks of a stream are made by its fields, which were bound when the class was.
