@@ -24,7 +24,7 @@ REQUEST_TIMEOUT_MS = 5_000
 """How long one request may take; what a hanging broker can add to any call."""
 RECONNECT_MS = 500
 """The longest pause between attempts to connect, so that a broker that is back is found at once."""
-HANG_UPS = 3
+HANG_UPS = 2
 """So often in a row is no accident."""
 UNANSWERED = "is the server up, and is what [log] url and [log.options] (security_protocol, sasl_mechanism) say of it right?"
 NOT_LET_IN = "do [log.options] sasl_mechanism, sasl_plain_username and sasl_plain_password name a user that the brokers know?"
@@ -43,6 +43,7 @@ _SASL_ERRORS = (
     kafka_errors.UnsupportedSaslMechanismError,
     kafka_errors.IllegalSaslStateError,
 )
+_TIMEOUTS = (kafka_errors.KafkaTimeoutError, kafka_errors.RequestTimedOutError)
 _TLS_REFUSAL = re.compile(r"certificate|WRONG_VERSION_NUMBER|_ALERT_|HANDSHAKE_FAILURE", re.IGNORECASE)
 """In the text of a failed handshake: it failed for good, not because a broker went away."""
 
@@ -132,10 +133,12 @@ def _reason(failures: Sequence[Exception], protocol: str) -> Exception:
     for error in failures:
         if _is_telling(error):
             return error
-    if protocol.startswith("SASL") and len(failures) >= HANG_UPS and all("disconnected" in str(error) for error in failures):
+    # The last attempt ends as its time does.
+    told = [error for error in failures if not isinstance(error, _TIMEOUTS)]
+    if protocol.startswith("SASL") and len(told) >= HANG_UPS and all("disconnected" in str(error) for error in told):
         hung_up: Exception = kafka_errors.SaslAuthenticationFailedError("the broker hangs up while this client says who it is")
         return hung_up
-    return failures[-1]
+    return (told or failures)[-1]
 
 
 def _is_telling(error: Exception) -> bool:

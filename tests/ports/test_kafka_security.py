@@ -120,7 +120,10 @@ def test_who_is_not_let_in_is_told_why_in_one_line(
 
 
 @pytest.mark.slow
-def test_a_broker_that_is_killed_lets_its_users_in_again(secured_kafka: KafkaBroker, kafka_security: Security) -> None:
+def test_a_broker_that_is_killed_lets_its_users_in_again(
+    secured_kafka: KafkaBroker, kafka_security: Security, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock.pipeline.ports.kafka_producing.DELIVERY_TIMEOUT_MS", 120_000)  # a busy machine starts it slowly
     options, name = kafka_security.options(SCRAM), f"penstock-{uuid.uuid4().hex}"
     log = open_kafka_log(secured_kafka.bootstrap, name, partitions=1, create=LogSettings(), options=options)
     assert log.append(P0, b"before").result(WAIT_S) == 0
