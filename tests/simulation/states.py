@@ -93,7 +93,9 @@ class States:
 
     def read(self, version: Manifest, rows: Mapping[Key, Row]) -> Rows:
         """Of rows by generation those that readers of a version see, by table."""
-        tables = {version.generation(table): table for table in self.catalog.schema().names() if table not in version.retired}
+        tables = {
+            version.generation(table): table for table in self.catalog.reload_schema().names() if table not in version.retired
+        }
         return {(tables[name], key): row for (name, key), row in rows.items() if name in tables}
 
     def dims(self, version: Manifest) -> dict[str, int]:

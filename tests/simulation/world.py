@@ -217,7 +217,7 @@ class World:
         if len(record.keys):
             self.invariants.unclear = "a record was damaged"
         if (promises := self.invariants.promises) is not None and len(record.keys):
-            table = self.invariants.catalog.schema().table_of(record.table)
+            table = self.invariants.catalog.reload_schema().table_of(record.table)
             promises.lost |= {(table, key) for key in record.keys.tolist()}
 
     def on_broker(self, kind: str) -> None:
