@@ -118,5 +118,7 @@ def _ended(producer: KafkaProducer) -> None:
     """Without this the client would wait for what it never sends."""
     producer._sender.force_close()
     producer._sender.join(1.0)
-    with suppress(kafka_errors.KafkaError):
+    try:
         producer.close(timeout=0)
+    except kafka_errors.KafkaError:
+        producer._closed = True  # else it closes once more where it is collected, and raises there
