@@ -22,7 +22,7 @@ from penstock.pipeline.core.hashing import add_puts
 from penstock.pipeline.core.history import Entry, History, effective, table_layers
 from penstock.pipeline.core.ids import Partition
 from penstock.pipeline.core.manifest import TableChange
-from penstock.pipeline.core.records import RecordKind
+from penstock.pipeline.core.records import NO_KEYS, RecordKind
 from penstock.pipeline.core.schema_change import TablePlan, was_cleared
 from penstock.pipeline.environment import Environment
 from penstock.slicer.fold import Fold, Written
@@ -30,9 +30,7 @@ from penstock.slicer.layers import Layers
 from penstock.slicer.run_layout import TableLayout
 from penstock.slicer.slicing import slice_rows
 
-from .commits import Collected, stated_digests
-
-NO_KEYS = np.empty(0, np.int64)
+from .commits import Collected
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +130,7 @@ def _layers(env: Environment, history: History, table: str) -> Layers:
 
 
 def _kept(env: Environment, history: History, layers: Layers, prefix: str) -> _Kept:
-    stated = (stated_digests(history, history.newest, layers.layout.buckets) or {}).get(layers.layout.table)
+    stated = (history.stated_digests(history.newest, layers.layout.buckets) or {}).get(layers.layout.table)
     digests = layers.digests() if stated is None else stated.copy()
     return _Kept(env, layers, prefix, Collected(layers.layout.buckets), digests)
 

@@ -119,13 +119,6 @@ def archived(env: Environment, source: Source, prefix: str) -> Archive | None:
     return archive_checkpoint(env.catalog.store, source.path, prefix)
 
 
-def stated_digests(history: History, of: Manifest, buckets: int) -> dict[str, Digests] | None:
-    """uint64[buckets] per table of the state of `of`, where it is stated: by itself, or by a whole state beside it."""
-    found = of.state_digests(buckets)
-    beside = history.bases.get(of.state)
-    return beside.state_digests(buckets) if found is None and beside is not None else found
-
-
 def commit_checkpoint(
     env: Environment,
     checkpoint: Checkpoint,
@@ -185,7 +178,7 @@ def register_whole(
     chain's: newcomers would not serve what those serve who followed."""
     history = env.catalog.history()
     buckets = env.catalog.reload_schema().buckets
-    stated, chain = stated_digests(history, of, buckets) or {}, history.chain(of.version)
+    stated, chain = history.stated_digests(of, buckets) or {}, history.chain(of.version)
     for table in sorted(env.schema.tables):
         expected = stated[table] if table in stated else _chain_digests(env, chain, table)
         found = full[table].state.array(buckets) if table in full else np.zeros(buckets, np.uint64)

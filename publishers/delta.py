@@ -26,6 +26,7 @@ from penstock.pipeline.environment import Environment
 from penstock.slicer.comparison import compare
 from penstock.slicer.layers import Layers
 from penstock.slicer.names import Names
+from penstock.slicer.ordering import distinct
 from penstock.slicer.row_source import ArraySource, Keys, RowSource
 from penstock.slicer.run_layout import TableLayout
 from penstock.slicer.slicing import slice_rows, slice_table
@@ -39,7 +40,6 @@ from .commits import (
     commit_checkpoint,
     data_prefix,
     dense_of,
-    stated_digests,
 )
 from .key_runs import read_keys, write_keys
 from .offline import committed_as, learned, place
@@ -222,7 +222,7 @@ def _compared(
         sliced = slice_table(table, layout, store, prefix)
         digests = DigestVector.of(sliced.digests)
         return TableChange(runs=sliced.runs, interval=digests), digests
-    known = stated_digests(history, base, layout.buckets) or {}
+    known = history.stated_digests(base, layout.buckets) or {}
     with Layers.open(store, layout, runs) as layers:
         found = compare(layers, table, store, prefix, base_digests=known.get(layout.table))
     change = TableChange(runs=found.changes.runs, interval=DigestVector.of(found.changes.interval))
@@ -238,7 +238,7 @@ def _picked(
     with Layers.open(store, layout, [runs]) as layers, Layers.open(store, layout, chain) as base:
         base_names = Names(base)
         for stretch in layers.stretches(range(layout.buckets), bytes_a_row=32, budget=KEYS_BUDGET):
-            keys = np.unique(np.concatenate(stretch.keys()))
+            keys = distinct(stretch.keys())
             positions = locate(table, keys, layout.table)
             if source.partial:
                 _check_told(source, keys[positions < 0], layout.table)

@@ -19,6 +19,7 @@ from penstock.pipeline.core.history import History
 from penstock.pipeline.core.ids import Offset, Partition, PublisherId, Term, Timeline
 from penstock.pipeline.core.records import RecordKind
 from penstock.pipeline.ports.log import UpdateLog
+from penstock.slicer.ordering import distinct
 
 from .sending import Sender
 
@@ -90,7 +91,7 @@ def fenced_rows(catalog: Catalog, log: UpdateLog, publisher: PublisherId, timeli
                     found.setdefault(record.table, []).append(record.keys.copy())
         except PositionGone:
             continue  # retention cut off what is listed here for information only
-    return {table: np.unique(np.concatenate(keys)) for table, keys in found.items()}
+    return {table: distinct(keys) for table, keys in found.items()}
 
 
 def first_fences(history: History, timeline: Timeline) -> tuple[Offset, ...]:

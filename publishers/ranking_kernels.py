@@ -310,33 +310,28 @@ def take_oldest(slots, before, limit):
 
 
 @njit(nogil=True, cache=True)
-def take_highest(slots, limit):
+def _take_by_level(slots, limit, first, step, end, links):
+    """Takes out `limit` rows, level by level from `first` on, in each from that `end` of the list along its links."""
+    found = np.empty(min(limit, slots.sizes[SIZE]), np.int64)
+    count = 0
+    for at in range(LEVELS):
+        slot = np.int64(slots.ends[first + step * at, end]) - 1
+        while count < found.size and slot >= 0:
+            found[count] = slot
+            slot = np.int64(links[0, slot]) - 1
+            count += 1
+    _take_out_all(slots, found)
+    return found
+
+
+def take_highest(slots: Slots, limit: int) -> NDArray[np.int64]:
     """Takes out the `limit` rows of the highest levels, in each the newest first: int64[k] slots."""
-    found = np.empty(min(limit, slots.sizes[SIZE]), np.int64)
-    count = 0
-    for level in range(LEVELS - 1, -1, -1):
-        slot = np.int64(slots.ends[level, 1]) - 1
-        while count < found.size and slot >= 0:
-            found[count] = slot
-            slot = np.int64(slots.before[0, slot]) - 1
-            count += 1
-    _take_out_all(slots, found)
-    return found
+    return _take_by_level(slots, limit, LEVELS - 1, -1, 1, slots.before)
 
 
-@njit(nogil=True, cache=True)
-def take_lowest(slots, limit):
+def take_lowest(slots: Slots, limit: int) -> NDArray[np.int64]:
     """Takes out the `limit` rows of the lowest levels, in each the oldest touch first: int64[k] slots."""
-    found = np.empty(min(limit, slots.sizes[SIZE]), np.int64)
-    count = 0
-    for level in range(LEVELS):
-        slot = np.int64(slots.ends[level, 0]) - 1
-        while count < found.size and slot >= 0:
-            found[count] = slot
-            slot = np.int64(slots.after[0, slot]) - 1
-            count += 1
-    _take_out_all(slots, found)
-    return found
+    return _take_by_level(slots, limit, 0, 1, 0, slots.after)
 
 
 @njit(nogil=True, cache=True)

@@ -28,7 +28,6 @@ from .commits import (
     data_prefix,
     dense_of,
     register_whole,
-    stated_digests,
     whole_state,
 )
 from .compaction import merged_table
@@ -91,7 +90,7 @@ def merged_others(env: Environment, of: Manifest, full: Mapping[str, TableFull],
     buckets = env.catalog.reload_schema().buckets
     # A run of several processes may be joined again after a crash, in the same folder.
     prefix = f"{data_prefix(env, upload)}/others-{env.catalog.new_id()}"
-    stated, chain, found = stated_digests(history, of, buckets) or {}, history.chain(of.version), {}
+    stated, chain, found = history.stated_digests(of, buckets) or {}, history.chain(of.version), {}
     for name in env.schema.tables:
         if name in full or not (name in stated or table_layers(chain, name)):
             continue

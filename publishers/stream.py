@@ -26,6 +26,7 @@ from penstock.pipeline.core.manifest import DenseInfo
 from penstock.pipeline.core.records import RecordKind
 from penstock.pipeline.core.schema import ModelSchema
 from penstock.pipeline.core.times import NEVER, EventTime, WallTime, format_time
+from penstock.slicer.ordering import distinct
 
 from .outbox import Keys, Outbox, Packing, Parcel, Waiting, keys_of, packed
 from .ranking import Ranking
@@ -303,4 +304,4 @@ class Stream:
         with self.gate:
             found = [self.outbox.keys(), keys_of(self._ready)]
         tables = {table for keys in found for table in keys}
-        return {table: np.unique(np.concatenate([keys[table] for keys in found if table in keys])) for table in tables}
+        return {table: distinct([keys[table] for keys in found if table in keys]) for table in tables}

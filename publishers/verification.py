@@ -24,8 +24,6 @@ from penstock.slicer.ordering import ordered
 from penstock.slicer.run_layout import TableLayout
 from penstock.slicer.runs import Run
 
-from .commits import stated_digests
-
 BLOCK = 8 << 20
 
 
@@ -102,7 +100,7 @@ class _Reading:
     def state(self) -> dict[str, NDArray[np.uint64]]:
         """uint64[buckets] per table, from the chain as a newcomer reads it; of an empty one, where that is stated."""
         found, buckets = {}, self.env.schema.buckets
-        stated = stated_digests(self.history, self.of, buckets) or {}
+        stated = self.history.stated_digests(self.of, buckets) or {}
         for name in self.env.schema.tables:
             if name in stated:
                 found[name] = np.zeros(buckets, np.uint64)
@@ -125,7 +123,7 @@ class _Reading:
         return {name: count for name, count in found.items() if count}
 
     def against_stated(self, tables: Mapping[str, NDArray[np.uint64]]) -> Iterator[Finding]:
-        for name, stated in (stated_digests(self.history, self.of, self.env.schema.buckets) or {}).items():
+        for name, stated in (self.history.stated_digests(self.of, self.env.schema.buckets) or {}).items():
             found = tables.get(name, np.zeros_like(stated))
             yield from _differing(f"version {self.of.version}, table {name}", "whole state", found, stated)
 

@@ -150,7 +150,7 @@ def _commit(env: Environment, claim: Claim, refs: Refs, fences: list[Offset], pr
         named, found = cuts_of(env, history, claim.target, claim.of, fences)
         cuts = tuple(fence if cut is None else Offset(min(cut, fence)) for cut, fence in zip(found, fences, strict=True))
         folder = keys.data(env.catalog.model, upload.id)
-        recovery = recover(env, history, named, base, tables=claim.tables, cuts=cuts, fences=fences, folder=folder)
+        recovery = recover(env, history, named, base, tables=claim.tables, cuts=cuts, fences=fences, folder=folder).recovery
     shapes, retired = shapes_after(env.schema, base, history.newest, claim.tables)
     state = open_checkpoint(env.catalog, timeline=claim.timeline, publishers={}, now=actor.now).state
     draft = Manifest(

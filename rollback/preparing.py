@@ -16,7 +16,7 @@ from penstock.pipeline.environment import Environment
 
 from .gathering import cuts_of, ends_of
 from .plan import RollbackPlan
-from .undo import Begun, begin
+from .undo import Begun, recover
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +38,17 @@ class Prepared:
 def prepare(env: Environment, plan: RollbackPlan, *, why: str) -> Prepared | None:
     """Begins what `plan` says. None where all of it has to wait for the fences: tables that stay go on up to there, and a
     partition that has not reached the target may yet."""
+    if plan.tables is not None:
+        return None
     refs, skips = env.catalog.refs(), read_skips(env.catalog)
-    history, ends = env.catalog.history(refs), ends_of(env, env.catalog.history(refs), refs.timeline)
+    history = env.catalog.history(refs)
+    ends = ends_of(env, history, refs.timeline)
     named, found = cuts_of(env, history, plan.target, Timeline(plan.of), ends)
     cuts = tuple(cut for cut in found if cut is not None)
-    if plan.tables is not None or len(cuts) < len(found):
+    if len(cuts) < len(found):
         return None
     upload = leases.open_upload(env.catalog, purpose=f"rollback to timeline {plan.timeline}", actor=env.actor(why))
     folder = keys.data(env.catalog.model, upload.id)
-    begun = begin(env, history, named, history.version(plan.base), cuts=cuts, ends=ends, folder=folder)
+    base = history.version(plan.base)
+    begun = recover(env, history, named, base, tables=None, cuts=cuts, fences=ends, folder=folder)
     return Prepared(refs.trunk, skips, upload, cuts, begun)

@@ -13,6 +13,7 @@ from penstock.pipeline.core.documents import DigestVector
 from penstock.pipeline.core.hashing import add_puts
 from penstock.pipeline.core.history import History, table_layers
 from penstock.pipeline.core.manifest import Manifest, RunInfo, TableChange
+from penstock.pipeline.core.records import NO_KEYS
 from penstock.pipeline.environment import Environment
 from penstock.slicer.fold import Written
 from penstock.slicer.layers import Layers
@@ -91,7 +92,7 @@ def chain_layers(env: Environment, history: History, version: Manifest, table: s
 def _found(layers: Layers, keys: Keys) -> Written:
     keys, rows, there = layers.gather(keys)
     if there.all():
-        return Written(keys, rows, np.empty(0, np.int64))
+        return Written(keys, rows, NO_KEYS)
     return Written(keys[there], rows[there], keys[~there])
 
 

@@ -19,7 +19,7 @@ from penstock.pipeline.core.documents import DigestVector
 from penstock.pipeline.core.history import History
 from penstock.pipeline.core.ids import Offset
 from penstock.pipeline.core.manifest import DenseInfo, Manifest, TableChange
-from penstock.pipeline.core.records import RecordKind
+from penstock.pipeline.core.records import NO_KEYS, RecordKind
 from penstock.pipeline.core.times import EventTime
 from penstock.pipeline.environment import Environment
 from penstock.slicer.fold import Written
@@ -79,30 +79,6 @@ class Begun:
     ends: tuple[Offset, ...]
 
 
-def begin(
-    env: Environment, history: History, named: History, base: Manifest, *, cuts: Sequence[Offset], folder: str,
-    ends: Sequence[Offset],
-) -> Begun:  # fmt: skip
-    """As `recover` of the whole model, with all that is known before the last fence. The cuts must be final."""
-    return _computed(env, history, named, base, tables=None, cuts=cuts, fences=ends, folder=folder)
-
-
-def extended(
-    env: Environment, history: History, base: Manifest, begun: Begun, *, fences: Sequence[Offset], folder: str
-) -> Recovery:
-    """What was begun, with the keys that were written since then. History and base must be the same."""
-    late, lost_rows = _behind(env, history, base, frozenset(env.schema.tables), begun.ends, fences)
-    undo = dict(begun.recovery.undo)
-    for name, found in sorted(late.items()):
-        known = begun.undone[name].array() if name in begun.undone else np.empty(0, np.int64)
-        if not len(keys := np.setdiff1d(found.array(), known, assume_unique=True)):
-            continue
-        with chain_layers(env, history, base, name) as layers:
-            more = write_runs(env, name, folder, keys, TableAt(layers, begun.written.get(name)))
-        undo[name] = _joined(undo[name], more, env.schema.buckets) if name in undo else more
-    return replace(begun.recovery, undo=undo, lost_rows=begun.recovery.lost_rows + lost_rows)
-
-
 def recover(
     env: Environment,
     history: History,
@@ -113,23 +89,9 @@ def recover(
     cuts: Sequence[Offset],
     fences: Sequence[Offset],
     folder: str,
-) -> Recovery:
-    """Computes the state at the target and writes its runs below `folder`. `named` is the history on which the target was found,
-    `history` all of it."""
-    return _computed(env, history, named, base, tables=tables, cuts=cuts, fences=fences, folder=folder).recovery
-
-
-def _computed(
-    env: Environment,
-    history: History,
-    named: History,
-    base: Manifest,
-    *,
-    tables: tuple[str, ...] | None,
-    cuts: Sequence[Offset],
-    fences: Sequence[Offset],
-    folder: str,
 ) -> Begun:
+    """Computes the state at the target and writes its runs below `folder`. `named` is the history on which the target was found,
+    `history` all of it. The cuts must be final; before the last fence `fences` are the ends of the log so far."""
     covered = frozenset(env.schema.tables if tables is None else tables)
     back = fold(env, named, base, cuts, tables=covered)
     on = back if tables is None else _others(env, history, fences, covered)
@@ -160,6 +122,22 @@ def _computed(
     through = EventTime(max(back.trained_through, on.trained_through))
     recovery = Recovery(changes, undo, through, on.dense or newest.dense, lost_rows, stated)
     return Begun(recovery, undone, back.written, tuple(fences))
+
+
+def extended(
+    env: Environment, history: History, base: Manifest, begun: Begun, *, fences: Sequence[Offset], folder: str
+) -> Recovery:
+    """What was begun, with the keys that were written since then. History and base must be the same."""
+    late, lost_rows = _behind(env, history, base, frozenset(env.schema.tables), begun.ends, fences)
+    undo = dict(begun.recovery.undo)
+    for name, found in sorted(late.items()):
+        known = begun.undone[name].array() if name in begun.undone else NO_KEYS
+        if not len(keys := np.setdiff1d(found.array(), known, assume_unique=True)):
+            continue
+        with chain_layers(env, history, base, name) as layers:
+            more = write_runs(env, name, folder, keys, TableAt(layers, begun.written.get(name)))
+        undo[name] = _joined(undo[name], more, env.schema.buckets) if name in undo else more
+    return replace(begun.recovery, undo=undo, lost_rows=begun.recovery.lost_rows + lost_rows)
 
 
 # ---- which keys ------------------------------------------------------------------------------------------------------
@@ -258,10 +236,7 @@ def _joined(one: TableChange, other: TableChange, buckets: int) -> TableChange:
 def _known_digests(env: Environment, history: History, base: Manifest) -> dict[str, NDArray[np.uint64]] | None:
     """The table digests of the base's state, where it, or one beside the chain, states them."""
     buckets = env.schema.buckets
-    beside = history.bases.get(base.state)
-    known = base.state_digests(buckets)
-    if known is None and beside is not None:
-        known = beside.state_digests(buckets)
+    known = history.stated_digests(base, buckets)
     if known is None:
         return None
     return {name: known.get(name, np.zeros(buckets, np.uint64)) for name in env.schema.tables}

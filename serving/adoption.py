@@ -29,7 +29,7 @@ from .follower import Follower
 from .generations import Generations
 from .holding import Digests
 from .partition import PartitionState
-from .table import Keys
+from .table import Keys, Table
 from .undoing import Undoing
 
 log = logging.getLogger(__name__)
@@ -187,11 +187,14 @@ class Adoption:
 
     def _roll_back(self, state: PartitionState, version: Manifest) -> None:
         self.generations.leave(state.partition, version, self.follower.history)
-        if self.shown is None:
+        remembers = self.shown is not None
+        if not remembers:
             self.follower.markers.set_out(state)
-            self.undoing.undo(state, version, lambda table, part: table.correct(state.partition, *part.split(table.width)))
-        else:
-            self.undoing.undo(state, version, lambda table, part: table.apply(state.partition, *part.split(table.width)))
+
+        def write(table: Table, part: Part) -> None:
+            (table.apply if remembers else table.correct)(state.partition, *part.split(table.width))
+
+        self.undoing.undo(state, version, write)
         position = version.positions.partitions[state.partition]
         self._settle(state, version, Position(Offset(max(state.offset, position.offset)), {}))
 
@@ -305,9 +308,7 @@ class Adoption:
     def _agrees(self, state: PartitionState, version: Manifest) -> bool:
         """The digests at the marker against those that are stated of the state, where they are."""
         buckets = self.follower.schema.buckets
-        stated = version.state_digests(buckets)
-        if stated is None and version.state in self.follower.history.bases:
-            stated = self.follower.history.bases[version.state].state_digests(buckets)
+        stated = self.follower.history.stated_digests(version, buckets)
         if stated is None:
             return True
         held, marked = self.follower.holding.part(state.partition), state.marked[version.state]

@@ -89,7 +89,7 @@ class Client:
         self._consistency: Consistency = options.get("consistency", "newest")
         if self._consistency not in ("newest", "version"):
             raise InvalidInput(f"consistency {self._consistency!r}: newest or version")
-        source = _listed(urls) if isinstance(urls, str | Sequence) else urls
+        source = Listed.of(urls) if isinstance(urls, str | Sequence) else urls
         fleet = Fleet(source, _access(options), model, self._timeout_s)
         pool = ThreadPoolExecutor(options.get("most_calls", MOST_CALLS), "penstock-lookup")
         self._means = Means(
@@ -234,10 +234,6 @@ class Client:
                 self._means.fleet.failed(member, error)
                 said.append(error)
         raise unreachable(said)
-
-
-def _listed(urls: str | Sequence[str]) -> Listed:
-    return Listed((urls,) if isinstance(urls, str) else tuple(dict.fromkeys(urls)))
 
 
 def _access(options: Options) -> Access:

@@ -34,7 +34,7 @@ def configured(config: Config | str | Path, model: str | None, ref: str) -> Conf
     name, client = found.model_name(model), found.client
     options = options_of(client)
     if client.urls:
-        return Configured(Listed(tuple(dict.fromkeys(client.urls))), name, options)
+        return Configured(Listed.of(client.urls), name, options)
     if client.dns is not None:
         return Configured(Named(client.dns), name, options)
     from penstock.pipeline.catalog.catalog import Catalog

@@ -16,15 +16,17 @@ MOST_VERSIONS = 64
 
 @dataclass(frozen=True, slots=True)
 class Confirmed:
-    """The last version that every partition has adopted, with the digests at its marker or fence. None: a delta corrected rows
-    that had been written again behind its marker, and what they had been is not remembered."""
+    """The last version that every partition has adopted, with the digests at its marker or fence. They are not known, and there
+    are none, where a delta corrected rows that had been written again behind its marker, and what they had been is not
+    remembered."""
 
     manifest: Manifest
-    digests: Digests | None
+    digests: Digests
+    is_known: bool = True
 
     @property
     def digest(self) -> str | None:
-        if self.digests is None:
+        if not self.is_known:
             return None
         dense = () if self.manifest.dense is None else (self.manifest.dense.digest,)
         return digest_text(self.digests, dense)
@@ -49,7 +51,7 @@ class Confirming:
         summed: Digests = {}
         for part in found.values():
             if part is None:
-                return Confirmed(manifest, None)
+                return Confirmed(manifest, {}, is_known=False)
             for name, some in part.items():
                 summed[name] = summed[name] + some if name in summed else some
         return Confirmed(manifest, summed)

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from penstock.pipeline.core.ids import Partition
+from penstock.pipeline.core.records import NO_KEYS
 
 from .table import Keys, Rows, Table
 
 MOST_BYTES = 1 << 20
 LARGE_BYTES = 128 << 10
 """Rows that are written as they are: to join them would cost more than it saves."""
-_NO_KEYS: Keys = np.empty(0, np.int64)
 
 
 @dataclass(slots=True)
@@ -38,7 +38,7 @@ class Pending:
 
     def write(self, partition: Partition, tables: Mapping[str, Table]) -> None:
         """Writes all, and is empty then, whatever happens."""
-        self._writes += [(table, *self._joined(table), _NO_KEYS) for table in list(self._puts)]
+        self._writes += [(table, *self._joined(table), NO_KEYS) for table in list(self._puts)]
         writes, self._writes, self.nbytes = self._writes, [], 0
         for table, keys, rows, tombstones in writes:
             tables[table].apply(partition, keys, rows, tombstones)

@@ -27,7 +27,7 @@ def presence_of(replica: Replica, now: WallTime) -> Presence:
     return Presence(
         id=replica.env.catalog.new_id(), replica=replica.name, address=replica.address, ref=replica.ref,
         buckets=(replica.buckets.start, replica.buckets.stop), version=confirmed.manifest.version, state=confirmed.manifest.state,
-        digest=confirmed.digest, digests={name: DigestVector.of(digests) for name, digests in (confirmed.digests or {}).items()},
+        digest=confirmed.digest, digests={name: DigestVector.of(digests) for name, digests in confirmed.digests.items()},
         rows={name: table.row_count for name, table in tables.items()}, bytes=sum(table.nbytes for table in tables.values()),
         partitions=tuple(_partition(replica, state, now) for state in replica.follower.partitions.values()),
         ready=replica.ready(now), at=now, until=WallTime(now + microseconds(config.lease)),
@@ -50,7 +50,7 @@ def status_of(replica: Replica) -> ReplicaStatus:
     return ReplicaStatus(
         replica=replica.name, model=replica.env.catalog.model, ref=replica.ref, address=replica.address, ready=presence.ready,
         version=presence.version, state=str(presence.state), timeline=replica.timeline, digest=presence.digest,
-        table_digests={name: digest_text({name: found}) for name, found in (confirmed.digests or {}).items()},
+        table_digests={name: digest_text({name: found}) for name, found in confirmed.digests.items()},
         dense=None if dense is None or dense.info is None else dense.info.digest, buckets=presence.buckets,
         tables={
             name: TableStatus(
@@ -80,7 +80,7 @@ def health_of(replica: Replica) -> Health:
 def _status(replica: Replica, found: PartitionPresence, state: PartitionState, now: WallTime) -> PartitionStatus:
     confirmed, part = replica.confirmed, replica.follower.holding.part(state.partition)
     assert confirmed is not None
-    sums = {name: digests[part.start : part.stop].sum() for name, digests in (confirmed.digests or {}).items()}
+    sums = {name: digests[part.start : part.stop].sum() for name, digests in confirmed.digests.items()}
     through = found.trained_through
     return PartitionStatus(
         partition=found.partition, offset=found.offset, end=found.end, version=found.version, timeline=found.timeline,

@@ -40,6 +40,11 @@ class Listed:
     given: tuple[str, ...]
     every_s: None = None
 
+    @classmethod
+    def of(cls, urls: str | Sequence[str]) -> Listed:
+        """One, or several, each of which counts once."""
+        return cls((urls,) if isinstance(urls, str) else tuple(dict.fromkeys(urls)))
+
     def __post_init__(self) -> None:
         if not self.given:
             raise InvalidInput("a client needs the URL of a replica")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from penstock.pipeline.core.errors import InvalidInput
 from penstock.pipeline.core.hashing import bucket_range, buckets_of, partitions_of
 from penstock.pipeline.core.ids import Partition
+from penstock.pipeline.core.records import NO_KEYS
 from penstock.slicer.ordering import distinct
 
 from . import writes
@@ -32,7 +33,6 @@ Rows = NDArray[np.uint8]
 IMAGE_BYTES = 256 << 20
 MAX_LABELS = 64
 _ATTEMPTS = 8
-_NO_KEYS: Keys = np.empty(0, np.int64)
 
 
 class Table:
@@ -159,7 +159,7 @@ class Table:
         self._check_puts(keys, rows)
         self._check_inside(keys, self.held)
         with self._writing:
-            self._write(None, keys, rows, _NO_KEYS)
+            self._write(None, keys, rows, NO_KEYS)
 
     def apply(self, partition: Partition, keys: Keys, rows: Rows, tombstones: Keys) -> None:
         """Puts int64[n] unique keys, then deletes int64[m] ones, all of one partition."""
@@ -284,7 +284,7 @@ class Table:
 
     def _scanned(self, buckets: range) -> tuple[Keys, Words]:
         first, stop = max(buckets.start, self.held.start), min(buckets.stop, self.held.stop)
-        return self._index.scan(Span(self.bucket_count, first, stop)) if first < stop else (_NO_KEYS, _NO_KEYS)
+        return self._index.scan(Span(self.bucket_count, first, stop)) if first < stop else (NO_KEYS, NO_KEYS)
 
     def _partitions(self, keys: Keys) -> NDArray[np.int32]:
         buckets = buckets_of(frozen(keys), self.bucket_count)

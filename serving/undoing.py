@@ -22,7 +22,7 @@ from penstock.pipeline.core.hashing import add_puts, add_tombstones, buckets_of
 from penstock.pipeline.core.history import effective
 from penstock.pipeline.core.ids import Offset
 from penstock.pipeline.core.manifest import Manifest, Rollback, TableChange
-from penstock.pipeline.core.records import RecordKind
+from penstock.pipeline.core.records import NO_KEYS, RecordKind
 from penstock.pipeline.ports.log import UpdateLog
 from penstock.pipeline.ports.store import ObjectStore
 from penstock.slicer.fold import Fold, Written
@@ -86,7 +86,7 @@ class Undoing:
         """Some buckets: those that agree from memory, the others from the runs."""
         table, agree = self.follower.tables[name], np.zeros(len(stated), np.bool_)
         if remembered is not None:
-            keys = np.concatenate([np.empty(0, np.int64), *(run.keys(group) for run in runs)])
+            keys = np.concatenate([NO_KEYS, *(run.keys(group) for run in runs)])
             found = _rows_at(table, state, remembered, name, keys, covered=taken.covers(name))
             if found is not None:
                 both = _split(keys, *found)

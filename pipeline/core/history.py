@@ -10,6 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from .errors import ChainBroken, NotFound
 from .ids import Offset, Partition, PublisherId, Reader, State, Timeline, Version
 from .manifest import Manifest, RunInfo
@@ -55,6 +58,11 @@ class History:
 
     def rollbacks(self) -> list[Manifest]:
         return [m for m in self.trunk if m.rollback is not None]
+
+    def stated_digests(self, of: Manifest, buckets: int) -> dict[str, NDArray[np.uint64]] | None:
+        """uint64[buckets] per table of the state of `of`, where it is stated: by itself, or by a whole state beside it."""
+        found, beside = of.state_digests(buckets), self.bases.get(of.state)
+        return beside.state_digests(buckets) if found is None and beside is not None else found
 
     def lineage(self, number: Version) -> list[Manifest]:
         """The retained versions that the state of `number` is made of, oldest first, itself included."""

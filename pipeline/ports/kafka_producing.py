@@ -27,6 +27,14 @@ DELIVERY_TIMEOUT_MS = 30_000
 BATCH_BYTES = 1 << 20
 
 
+def sending(most_bytes: int) -> dict[str, Any]:
+    """How a producer sends messages of at most so many bytes: at once, acknowledged by all, none twice."""
+    return {
+        "acks": "all", "enable_idempotence": True, "linger_ms": 0, "batch_size": min(BATCH_BYTES, most_bytes),
+        "max_request_size": most_bytes,
+    }  # fmt: skip
+
+
 class Producing:
     """`options` as `connected` takes them. Safe for any number of threads."""
 
@@ -101,11 +109,7 @@ class Producing:
                     self._producer = connected(
                         KafkaProducer,
                         self._options,
-                        acks="all",
-                        enable_idempotence=True,
-                        linger_ms=0,
-                        batch_size=min(BATCH_BYTES, self._topic.max_message_bytes),
-                        max_request_size=self._topic.max_message_bytes,
+                        **sending(self._topic.max_message_bytes),
                         delivery_timeout_ms=DELIVERY_TIMEOUT_MS,
                         max_block_ms=REQUEST_TIMEOUT_MS,
                         allow_auto_create_topics=False,

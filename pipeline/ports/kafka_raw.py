@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from .kafka_options import connection_options
+from .kafka_producing import BATCH_BYTES, sending
 from .kafka_wire import connected, translated
-
-BATCH_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +31,12 @@ class RawTopic:
 
 
 class RawSender:
-    """Sends messages as the log does: at once, acknowledged by all, none twice."""
+    """Sends messages as the log does."""
 
     def __init__(self, topic: RawTopic) -> None:
         self._topic = topic
         with translated(topic.url):
-            self._producer = connected(
-                KafkaProducer, topic.connection, acks="all", enable_idempotence=True, linger_ms=0,
-                batch_size=min(BATCH_BYTES, topic.most_bytes), max_request_size=topic.most_bytes,
-            )  # fmt: skip
+            self._producer = connected(KafkaProducer, topic.connection, **sending(topic.most_bytes))
 
     def send(self, partition: int, message: bytes) -> None:
         with translated(self._topic.url):

@@ -19,6 +19,7 @@ from penstock.pipeline.config import microseconds
 from penstock.pipeline.core.errors import Corrupt, PositionGone
 from penstock.pipeline.core.ids import Offset, Partition, Timeline
 from penstock.pipeline.core.manifest import DenseInfo
+from penstock.pipeline.core.records import NO_KEYS
 from penstock.pipeline.core.times import WallTime
 from penstock.pipeline.environment import Environment
 from penstock.slicer.dense import read_dense
@@ -27,7 +28,7 @@ from ..replica import Dense, News
 from .edition import Edition, manifest_of
 from .errand import MOST_KEYS, Cluster, Errand
 from .hot_table import Taken
-from .members import NO_KEYS, Keys
+from .members import Keys
 
 log = logging.getLogger(__name__)
 AGAIN_S, LONGEST_AGAIN_S = 0.02, 1.0

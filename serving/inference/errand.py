@@ -15,6 +15,7 @@ import numpy as np
 from penstock.pipeline.core.errors import PenstockError, Unreachable
 from penstock.pipeline.core.hashing import buckets_of, partitions_of
 from penstock.pipeline.core.ids import Offset, Partition, Timeline, Version
+from penstock.slicer.ordering import distinct
 
 from ..answers import Answer
 from .edition import Edition
@@ -61,7 +62,7 @@ class Errand:
             keys = np.concatenate(parts)
             edition.want(name, keys[most:])
             table = edition.table(name)
-            asked[name] = table.sought(np.unique(keys[:most][table.members.places(keys[:most]) >= 0]))
+            asked[name] = table.sought(distinct([keys[:most][table.members.places(keys[:most]) >= 0]]))
             most -= min(most, keys.size)
         return cls(edition, {name: some for name, some in asked.items() if some.keys.size}, edition.offsets())
 

@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 from penstock.pipeline.core.codecs import codec
 from penstock.pipeline.core.hashing import buckets_of, load_word, partitions_of
 from penstock.pipeline.core.ids import Partition
+from penstock.pipeline.core.records import NO_KEYS
 from penstock.pipeline.core.schema import ModelSchema, TableSchema
 from penstock.pipeline.core.times import WallTime
 
 from ..decoding import word_to_float
 from ..table import Table
-from .members import NO_KEYS, Keys, Members
+from .members import Keys, Members
 from .missing import Missing
 from .near_cache import Flags, NearCache, Rows
 

@@ -14,11 +14,11 @@ from numba import njit
 from numpy.typing import NDArray
 
 from penstock.pipeline.core.hashing import mix, prefetch
+from penstock.slicer.ordering import distinct
 
 from ..memory import frozen
 
 Keys = NDArray[np.int64]
-NO_KEYS: Keys = np.empty(0, np.int64)
 _AHEAD = 16
 _SMALLEST = 16
 
@@ -73,7 +73,7 @@ class Members:
 
     def replaced(self, keys: Keys) -> Members:
         """Other keys; what is known of those that stay is kept."""
-        found = Members(np.unique(keys))
+        found = Members(distinct([keys]))
         places = self.places(found.keys)
         stay = places >= 0
         found.absent[stay], found.written[stay] = self.absent[places[stay]], self.written[places[stay]]

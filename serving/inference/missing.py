@@ -10,9 +10,10 @@ from numba import njit
 from numpy.typing import NDArray
 
 from penstock.pipeline.core.hashing import mix
+from penstock.pipeline.core.records import NO_KEYS
 
 from ..memory import frozen
-from .members import NO_KEYS, Keys
+from .members import Keys
 from .near_cache import Flags, Rows, readonly
 
 _SMALLEST = 16

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from penstock.pipeline.core.errors import InvalidInput
 from penstock.pipeline.core.hashing import mix
+from penstock.pipeline.core.records import NO_KEYS
 
-from .members import NO_KEYS, Keys
+from .members import Keys
 
 PLACES = 8
 STICKINESS = 1.25

@@ -5,6 +5,7 @@ import random
 
 import numpy as np
 import pytest
+from faulty import one_read_fails
 from served import announce_dense, check_same, counted, dense_value, partition, published, rows_of, step, world_of
 from worlds import TABLES, at
 
@@ -80,16 +81,8 @@ def test_a_correction_that_was_cut_short_and_tried_again_counts_once(world, monk
         writer.put("user", 3, *range(6))
         step(replica)
         world.commit(state)
-        store, calls = replica.adoption.store, itertools.count()
-
-        def get_range(*arguments, real=store.get_range, calls=calls, reads=reads):
-            if next(calls) == reads:
-                raise Unreachable("no reply")
-            return real(*arguments)
-
         replica.refresh()
-        with monkeypatch.context() as patch:
-            patch.setattr(store, "get_range", get_range)
+        with one_read_fails(monkeypatch, replica.adoption.store, reads) as failed:
             try:
                 step(replica)
             except Unreachable:
@@ -97,7 +90,7 @@ def test_a_correction_that_was_cut_short_and_tried_again_counts_once(world, monk
         own, whole = digests_at(world, replica)
         assert all(np.array_equal(own[table], whole[table]) for table in TABLES)
         check_same(world, replica)
-        if next(calls) <= reads:
+        if not failed():
             break
     assert reads > 8
 
@@ -299,22 +292,14 @@ def test_a_load_that_was_cut_short_is_done_again_and_nothing_read_since_is_lost(
         spoil(world, replica, key=1, table="user")
         step(replica)
         world.base(world.commit(state))
-        store, calls = replica.adoption.store, itertools.count()
-
-        def get_range(*arguments, real=store.get_range, calls=calls, reads=reads):
-            if next(calls) == reads:
-                raise Unreachable("no reply")
-            return real(*arguments)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(store, "get_range", get_range)
+        with one_read_fails(monkeypatch, replica.adoption.store, reads) as failed:
             try:
                 step(replica)
             except Unreachable:
                 step(replica)
         assert rows_of(replica) == world.model
         check_same(world, replica)
-        if next(calls) <= reads:
+        if not failed():
             break
     assert reads > 4
 

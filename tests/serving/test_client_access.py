@@ -7,9 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from certificates import Authority
 from exchanges import serve
-from served import published, world_of
 
 from penstock.pipeline.config import parse_config
 from penstock.pipeline.core.errors import Refused, Unreachable
@@ -19,24 +17,6 @@ from penstock.serving.sources import Named
 __all__ = ["serve"]
 KEYS = np.arange(12)
 TOKEN, OTHER = "one-" + "x" * 20, "two-" + "y" * 20
-
-
-@pytest.fixture
-def world():
-    world = world_of()
-    published(world)
-    return world
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory):
-    return Authority(tmp_path_factory.mktemp("authority"))
-
-
-@pytest.fixture(scope="module")
-def certified(authority):
-    certificate, key = authority.certificate("replica")
-    return {"tls_cert": str(certificate), "tls_key": str(key)}
 
 
 def is_answered(client):

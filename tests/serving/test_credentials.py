@@ -5,7 +5,6 @@ import pytest
 from certificates import Authority
 from exchanges import connect, serve
 from pyarrow import flight
-from served import published, world_of
 
 from penstock.pipeline.config import ReplicaConfig, parse_config
 from penstock.pipeline.core.errors import InvalidInput, NotFound, Refused, Unreachable
@@ -14,25 +13,6 @@ from penstock.serving.credentials import LONGEST, REREAD_S, TOKENS, Tokens, read
 __all__ = ["connect", "serve"]
 KEYS_OF = np.arange(12)
 OLD, NEW = "old-" + "x" * 20, "new-" + "y" * 20
-
-
-@pytest.fixture
-def world():
-    world = world_of()
-    published(world)
-    return world
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory):
-    return Authority(tmp_path_factory.mktemp("ca"))
-
-
-@pytest.fixture(scope="module")
-def certified(authority):
-    """Settings of a server with a certificate."""
-    certificate, key = authority.certificate("replica")
-    return {"tls_cert": str(certificate), "tls_key": str(key)}
 
 
 @pytest.fixture

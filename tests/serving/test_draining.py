@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from exchanges import Raw, connect, serve
 from pyarrow import flight
-from served import published, step, world_of
+from served import step
 
 from penstock.pipeline.catalog import leases
 from penstock.pipeline.config import load_config
@@ -49,13 +49,6 @@ def reached(condition, seconds=120.0):
     while not condition():
         assert time.monotonic() < until
         time.sleep(0.01)
-
-
-@pytest.fixture
-def world():
-    world = world_of()
-    published(world)
-    return world
 
 
 def test_one_that_leaves_says_so_to_all_and_answers_on(world, serve, connect):

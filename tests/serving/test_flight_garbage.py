@@ -10,7 +10,6 @@ from exchanges import connect, serve
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import flight
-from served import published, world_of
 
 from penstock.pipeline.core.errors import InvalidInput, NotFound, Refused, Unreachable, VersionGone
 from penstock.serving.bags import Bags
@@ -19,13 +18,6 @@ from penstock.serving.wire import KEYS, KEYS_IN_BAGS, keys_batch
 __all__ = ["connect", "serve"]
 KEYS_OF = np.arange(12)
 MANY = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-
-
-@pytest.fixture
-def world():
-    world = world_of()
-    published(world)
-    return world
 
 
 @pytest.fixture

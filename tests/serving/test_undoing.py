@@ -7,6 +7,7 @@ from contextlib import suppress
 import msgspec
 import numpy as np
 import pytest
+from faulty import one_read_fails
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from served import check_same, counted, partition, published, rows_of, step, world_of
@@ -146,15 +147,7 @@ def test_a_store_that_fails_at_any_read_delays_the_undo_and_changes_nothing_of_i
         poisoned(world, replica)
         first = world.rows(world.catalog.manifest(1))["item"]
         roll_back(world, before_event(at(10)))
-        store, calls = replica.adoption.store, itertools.count()
-
-        def get_range(*arguments, real=store.get_range, calls=calls, reads=reads):
-            if next(calls) == reads:
-                raise Unreachable("no reply")
-            return real(*arguments)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(store, "get_range", get_range)
+        with one_read_fails(monkeypatch, replica.adoption.store, reads) as failed:
             try:
                 step(replica)
             except Unreachable:
@@ -162,9 +155,8 @@ def test_a_store_that_fails_at_any_read_delays_the_undo_and_changes_nothing_of_i
                     answer = replica.lookup("item", np.array(KEYS), version=1)
                     assert [tuple(row) for row in answer.rows.tolist()] == [first[key] for key in KEYS]
                 step(replica)
-        failed = next(calls) > reads
         check_same(world, replica)
-        if not failed:
+        if not failed():
             break
     assert reads > 8
 

@@ -80,7 +80,7 @@ class Watch:
     def look_at(self, replica: Any) -> None:
         """Nothing is served on a timeline that has learned from what the rollback to it took back; versions have one digest."""
         confirmed, lost = replica.confirmed, self.invariants.log.lost
-        if confirmed is not None and confirmed.digests is not None and not lost:
+        if confirmed is not None and confirmed.is_known and not lost:
             number = int(confirmed.manifest.version)
             # Who began before a table was born does not name it; nor have those who hold a part the digests of the rest.
             digests = {name: found.tolist() for name, found in confirmed.digests.items() if found.any()}

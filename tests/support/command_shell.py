@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from penstock.pipeline.cli import output
 from penstock.pipeline.cli.main import run
 from penstock.publishers import FRESH, Delivery
 
+COMMAND = (sys.executable, "-c", "from penstock.pipeline.cli.main import main; main()")
+"""In a process of its own."""
 CONFIG = """
 [store]
 url = "file://{folder}/store"

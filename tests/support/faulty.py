@@ -5,11 +5,12 @@ One `Faults` counts the calls of everything that it wraps, so that "the n-th cal
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
 
-from penstock.pipeline.core.errors import OutcomeUnknown
+from penstock.pipeline.core.errors import OutcomeUnknown, Unreachable
 
 T = TypeVar("T")
 Mode = Literal["before", "after", "lost", "unsent"]
@@ -121,3 +122,20 @@ class Steps:
             return found(*arguments, **options)
 
         return call
+
+
+@contextmanager
+def one_read_fails(monkeypatch: Any, store: Any, number: int) -> Iterator[Callable[[], bool]]:
+    """Of the reads of ranges inside, the one of this number (from 0) gets no reply. Gives what tells whether there was one."""
+    calls, real = itertools.count(), store.get_range
+    met = []
+
+    def get_range(*arguments: Any) -> Any:
+        if next(calls) == number:
+            met.append(number)
+            raise Unreachable("no reply")
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "get_range", get_range)
+        yield lambda: bool(met)

@@ -1,0 +1,25 @@
+"""What several modules of replicas and clients start from; a module that needs another world makes its own."""
+
+import pytest
+from certificates import Authority
+from served import published, world_of
+
+
+@pytest.fixture
+def world():
+    """With a first snapshot."""
+    world = world_of()
+    published(world)
+    return world
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory):
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="session")
+def certified(authority):
+    """Settings of a server with a certificate."""
+    certificate, key = authority.certificate("replica")
+    return {"tls_cert": str(certificate), "tls_key": str(key)}
