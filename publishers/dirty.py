@@ -50,11 +50,12 @@ def dirty_keys(
     for manifest in lineage:
         if manifest.state.marker > origin.state.marker:
             _from_version(catalog, manifest, found)
-    below = [manifest.state.marker for manifest in lineage if manifest.state.marker <= origin.state.marker]
+    below = [manifest for manifest in lineage if manifest.state.marker <= origin.state.marker]
     if not below or origin.positions is None:
         _all(catalog, found)
         return found
-    _from_checkpoints(catalog, origin, below=max(below), mine=mine, publisher=publisher, found=found)
+    _from_shapes(catalog, below[-1], history.newest, found)
+    _from_checkpoints(catalog, origin, below=below[-1].state.marker, mine=mine, publisher=publisher, found=found)
     _from_log(catalog, log, history, origin, opened=opened, mine=mine, publisher=publisher, found=found)
     return found
 
@@ -62,6 +63,14 @@ def dirty_keys(
 def _from_version(catalog: Catalog, manifest: Manifest, found: Dirty) -> None:
     for table, change in manifest.changes.items():
         _add_runs(catalog, table, change.runs, found.touched)
+
+
+def _from_shapes(catalog: Catalog, before: Manifest, newest: Manifest, found: Dirty) -> None:
+    """Tables whose name means another generation by now: the changes of versions are told of a generation, and none says how the
+    rows of one differ from those of another."""
+    for table in catalog.schema().names():
+        if before.generation(table) != (generation := newest.generation(table)):
+            found.touched.widen(generation)
 
 
 def _from_checkpoints(

@@ -588,3 +588,19 @@ def test_keys_that_were_touched_in_an_older_generation_are_in_the_next_delta(sho
     assert found.source == ("touched" if touched_keys > 1 else "compared")
     assert served(shop.env, found) == shop.tables
     whole(shop)
+
+
+def test_a_trainer_that_resumes_from_before_another_dim_owes_the_whole_table(shop):
+    """Invariant 6: versions say what changed in a generation, and not how the rows of one differ from those of another."""
+    reshaped(shop)
+    wide = delta(shop)  # which empties the generation before
+    saved = dict(shop.tables["item"])
+    shop.widen(dim=2)
+    del shop.tables["item"][3]
+    publish_snapshot(shop.env, shop.source(), sidecar=shop.mark())
+    shop.updates.close()
+    shop.updates = shop.world.open(wide.state)
+    shop.tables["item"] = saved
+    found = publish_delta(shop.env, shop.source(), sidecar=shop.mark())
+    assert served(shop.env, found) == shop.tables
+    whole(shop)

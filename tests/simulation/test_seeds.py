@@ -47,7 +47,7 @@ def test_invariants_hold(first):
 
 @pytest.mark.slow
 def test_invariants_hold_in_many_longer_runs():
-    code, said = simulated("--from", 1500, "--seeds", 200, "--steps", 40)
+    code, said = simulated("--from", 1500, "--seeds", 300, "--steps", 40)
     assert not code, said
 
 
