@@ -8,6 +8,7 @@ down by libFuzzer itself, beside the others.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import hashlib
 import re
@@ -76,6 +77,7 @@ def main() -> None:
     words = asked.scratch / "words.dict"
     words.write_text("".join(f'"{_escaped(word)}"\n' for word in target.words if word))
     gc.freeze()
+    _end_at_once()
     atheris.Setup(
         [
             "fuzzer", str(asked.corpus), f"-max_total_time={asked.seconds}", f"-max_len={target.most_bytes}",
@@ -87,6 +89,13 @@ def main() -> None:
         custom_mutator=mutate,
     )  # fmt: skip
     atheris.Fuzz()
+
+
+def _end_at_once() -> None:
+    """libFuzzer ends by C's `exit`, out of a call that holds the GIL. Destructors of Arrow wait for threads that may want it."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "on_exit"):  # glibc
+        libc.on_exit(libc._exit, None)
 
 
 def _escaped(word: bytes) -> str:
