@@ -8,7 +8,8 @@ import msgspec
 
 from ..core.coordination import Claim, Pin, Presence, PublisherTerm, Upload
 from ..core.documents import Document, decode, encode
-from ..core.errors import CommitConflict, Expired, InvalidInput, NotFound, Superseded
+from ..core.errors import ChainBroken, CommitConflict, Expired, InvalidInput, NotFound, Superseded
+from ..core.history import History
 from ..core.ids import PublisherId, State, Term, Timeline, Version, checked_name
 from ..core.refs import Refs
 from ..core.times import WallTime
@@ -154,20 +155,30 @@ def create_claim(catalog: Catalog, claim: Claim) -> Claim:
 
 
 def put_pin(catalog: Catalog, name: str, version: Version, *, actor: Actor, until: WallTime | None = None) -> Pin:
-    """Keeps a version that the refs lead to, else `NotFound`; a pin of the same name is replaced.
+    """Keeps a version that can be restored, else `NotFound`; a pin of the same name is replaced.
 
     Retention moves the refs, then looks at the pins, then deletes; so a pin that is there before the refs are looked at is either
     seen, or finds here that its version is gone."""
     checked_name(name, "pin")
-    catalog.history().version(version)
+    _check_restorable(catalog.history(), version)
     pin = Pin(id=catalog.new_id(), name=name, version=version, who=actor.who, at=actor.now, why=actor.why, until=until)
     catalog.store.put(keys.pin(catalog.model, name), encode(pin), Overwrite())
     try:
-        catalog.history().version(version)
+        _check_restorable(catalog.history(), version)
     except NotFound:
         catalog.store.delete(keys.pin(catalog.model, name))
         raise
     return pin
+
+
+def _check_restorable(history: History, version: Version) -> None:
+    """Retention keeps some versions for their part in the history alone: what they are differences to may be gone."""
+    if history.version(version).full is not None:
+        return
+    try:
+        history.chain(version)
+    except ChainBroken as error:
+        raise NotFound(f"version {version} cannot be restored any more: {error}") from None
 
 
 def remove_pin(catalog: Catalog, name: str) -> Pin:
@@ -196,4 +207,9 @@ def remove_presence(catalog: Catalog, replica: str) -> None:
 
 def presences(catalog: Catalog, *, now: WallTime) -> list[Presence]:
     """The replicas whose lease has not ended."""
-    return [p for p in _read_all(catalog, Presence, keys.presences(catalog.model)) if p.until > now]
+    return [p for p in reported(catalog) if p.until > now]
+
+
+def reported(catalog: Catalog) -> list[Presence]:
+    """The replicas that have reported and did not leave, those whose lease has ended included."""
+    return _read_all(catalog, Presence, keys.presences(catalog.model))

@@ -105,6 +105,9 @@ def test_refs_pins_and_claims_keep_what_they_need():
             assert world.rows(world.catalog.manifest(version)) == rows
         if keep == "claim":
             assert world.rows(resume(env)) == rows
+        if keep == "replica":
+            with pytest.raises(NotFound, match=f"version {version} cannot be restored any more: version {version} is a difference"):
+                leases.put_pin(world.catalog, "late", version, actor=world.actor())
 
 
 def test_an_undo_stays_until_every_replica_has_passed_it():

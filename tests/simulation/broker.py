@@ -14,13 +14,14 @@ FOREIGN = b"a record of somebody else"
 
 class Broker(MemoryLog):
     """`kept` holds every record that readers could once read, also what was cut off since; `harmed` the places of those that
-    cannot be read, and `lost` counts records that were acknowledged and are gone."""
+    cannot be read, `lost` counts records that were acknowledged and are gone, and offsets from `given_again` on were given twice."""
 
     def __init__(self, partitions: int, **options: Any) -> None:
         super().__init__(partitions, **options)
         self.kept: list[list[LogEntry]] = [[] for _ in range(partitions)]
         self.harmed: set[tuple[int, int]] = set()
         self.lost = 0
+        self.given_again: dict[int, int] = {}
 
     def append(self, partition: Any, payload: bytes) -> Any:
         found = super().append(partition, payload)
@@ -45,6 +46,8 @@ class Broker(MemoryLog):
         end = self.end(partition)  # type: ignore[arg-type]
         self.harmed = {(p, offset) for p, offset in self.harmed if p != partition or offset < end}
         self.lost += count
+        if count:
+            self.given_again[partition] = min(end, self.given_again.get(partition, end))
         return count
 
     def _is_expendable(self, partition: int, entry: LogEntry) -> bool:

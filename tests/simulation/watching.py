@@ -126,13 +126,15 @@ class Watch:
         self._seen[replica, partition] = (state.version, state.counters.disagreed)
 
     def _stopped(self, replica: Any, partition: int, state: Any) -> None:
-        """Nobody passes a record that cannot be read, unless that was decided, or a version leads past it."""
-        if not self.invariants.log.harmed or not replica.follower.follows_log:
+        """Nobody passes a record that cannot be read, unless that was decided, or a version leads past it, or what had its offset
+        before could be read."""
+        log = self.invariants.log
+        if not log.harmed or not replica.follower.follows_log:
             return
         begins = replica.follower.history.version(state.version).positions.partitions[partition].offset
         skips = read_skips(self.invariants.catalog)
-        for p, offset in self.invariants.log.harmed:
-            passed = p == partition and begins <= offset < state.offset
+        for p, offset in log.harmed:
+            passed = p == partition and begins <= offset < min(state.offset, log.given_again.get(p, state.offset))
             ensure(
                 not passed or skips.has(p, offset), f"{replica.name} passed partition {p} offset {offset}, which nobody can read"
             )
