@@ -33,7 +33,7 @@ def run() -> list[Figure]:
         figures = [*_latency(calm, where), *_with_lookups(busy, where)]
         for overflow, found in (("block", calm.burst), ("priority", ranked.burst)):
             figures += _published(overflow, found, where)
-        return [*figures, _caught_up(folder, calm.burst, where)]
+        return [*figures, *_caught_up(folder, calm.burst, where)]
 
 
 def _measured(
@@ -73,11 +73,17 @@ def _published(overflow: str, found: Burst | None, where: str) -> list[Figure]:
     ]
 
 
-def _caught_up(folder: Path, found: Burst | None, where: str) -> Figure:
+def _caught_up(folder: Path, found: Burst | None, where: str) -> list[Figure]:
     assert found is not None
     rng = np.random.default_rng(3)
     theirs = mset_rows_per_s(folder, rng.permutation(REDIS_ROWS), rng.standard_normal((REDIS_ROWS, DIM), dtype=np.float32))
     peer = "no redis-server is installed" if theirs is None else f"Redis MSET pipeline: {theirs / 1e6:.2f} M rows/s"
-    ratio = None if theirs is None else found.caught_up_rows_per_s / theirs
-    what = f"a replica that catches up ({where}), digests kept"
-    return Figure(what, found.caught_up_rows_per_s / 1e6, "M rows/s", peer, ratio, ">= 1.4 M rows/s, ratio >= 3")
+    figures = []
+    for name, rows_per_s in (
+        ("sent as fast as they went", found.caught_up_rows_per_s),
+        (f"sent at {LOAD.rate:,} a second", found.caught_up_small_rows_per_s),
+    ):
+        what = f"a replica that catches up ({where}) on rows {name}, digests kept"
+        ratio = None if theirs is None else rows_per_s / theirs
+        figures.append(Figure(what, rows_per_s / 1e6, "M rows/s", peer, ratio, ">= 1.4 M rows/s, ratio >= 3"))
+    return figures

@@ -97,7 +97,8 @@ def _show(figures: RealtimeFigures) -> None:
         stdout.print(
             f"\n{burst.rows:,} rows as fast as they are taken, {burst.batch:,} a put: {burst.put_us:.2f} µs a row of the "
             f"trainer's time; {burst.published_rows_per_s:,.0f} rows/s acknowledged, {burst.rows_shed:,} rows shed; "
-            f"{burst.caught_up_rows_per_s:,.0f} rows/s taken in by a replica that catches up"
+            f"{burst.caught_up_rows_per_s:,.0f} rows/s taken in by a replica that catches up, and of those put before "
+            f"{burst.caught_up_small_rows_per_s:,.0f} rows/s"
         )
 
 

@@ -4,7 +4,7 @@ they do is given to them; knows no log and no replica. Times are of the monotoni
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import PenstockError, Unreachable
+from ..core.ids import Offset, Partition
 from .bench_probes import Seen
 
 ANSWER_S = 120.0
@@ -36,7 +37,9 @@ class Until:
 
 @dataclass(frozen=True, slots=True)
 class CatchUp:
-    """Read the log from where the replica stands to where it ends now."""
+    """Read the log from where the replica stands up to these offsets of its partitions, one set of them after another."""
+
+    stages: tuple[Mapping[Partition, Offset], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +52,14 @@ class Observed:
 
 @dataclass(frozen=True, slots=True)
 class CaughtUp:
+    """In one stage."""
+
     rows: int
     seconds: float
+
+    @property
+    def rows_per_s(self) -> float:
+        return self.rows / self.seconds if self.seconds else 0.0
 
 
 Work = Callable[..., None]
@@ -79,10 +88,11 @@ class Reader:
         assert isinstance(found, Observed)
         return found
 
-    def catch_up(self) -> CaughtUp:
-        self._pipe.send(CatchUp())
+    def catch_up(self, *stages: Mapping[Partition, Offset]) -> list[CaughtUp]:
+        """One for each stage."""
+        self._pipe.send(CatchUp(stages))
         found = self._answer()
-        assert isinstance(found, CaughtUp)
+        assert isinstance(found, list)
         return found
 
     def close(self) -> None:

@@ -17,7 +17,9 @@ from penstock.publishers.updates import Updates
 
 from ..config import Config, ModelConfig
 from ..core.errors import Unreachable
+from ..core.ids import Offset, Partition
 from ..core.times import EventTime
+from ..ports.log import UpdateLog
 from ..ports.wall_clock import system_clock
 from .bench_model import fresh_model
 from .bench_pacing import Plan, watched
@@ -34,8 +36,8 @@ Say = Callable[[str], object]
 
 class Burst(msgspec.Struct, frozen=True, kw_only=True):
     """`rows` put as fast as they are taken. `put_us`: what one costs the trainer's thread, the median over the puts. The log has
-    acknowledged `published_rows_per_s`, touches of a key that were folded not counted; a replica that begins then and reads them,
-    digests kept, has taken in `caught_up_rows_per_s`."""
+    acknowledged `published_rows_per_s`, touches of a key that were folded not counted. A replica that begins then, digests kept,
+    has taken them in at `caught_up_rows_per_s`, and what was put in small batches before at `caught_up_small_rows_per_s`."""
 
     rows: int
     batch: int
@@ -43,6 +45,7 @@ class Burst(msgspec.Struct, frozen=True, kw_only=True):
     published_rows_per_s: float
     rows_shed: int
     caught_up_rows_per_s: float
+    caught_up_small_rows_per_s: float
 
 
 class RealtimeFigures(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,6 +128,7 @@ def _burst(config: Config, name: str, plan: Plan, delivery: Delivery, say: Say) 
     order, rows = rng.permutation(plan.load.rows), plan.load.values(rng, BURST_BATCH)
     count, taken = max(1, plan.burst_rows // BURST_BATCH), list[float]()
     updates.flush()
+    begins = _ends(delivery.environment.log)
     shed, acknowledged = updates.rows_shed, updates.rows_acknowledged
     started = time.perf_counter()
     for number in range(count):
@@ -136,12 +140,16 @@ def _burst(config: Config, name: str, plan: Plan, delivery: Delivery, say: Say) 
     elapsed = time.perf_counter() - started
     say("a replica that catches up")
     with reader(serve, config, name, plan.load) as replica:
-        found = replica.catch_up()
+        small, large = replica.catch_up(begins, _ends(delivery.environment.log))
     return Burst(
         rows=count * BURST_BATCH, batch=BURST_BATCH, put_us=statistics.median(taken) / BURST_BATCH * 1e6,
         published_rows_per_s=(updates.rows_acknowledged - acknowledged) / elapsed, rows_shed=updates.rows_shed - shed,
-        caught_up_rows_per_s=found.rows / found.seconds if found.seconds else 0.0,
+        caught_up_rows_per_s=large.rows_per_s, caught_up_small_rows_per_s=small.rows_per_s,
     )  # fmt: skip
+
+
+def _ends(log: UpdateLog) -> dict[Partition, Offset]:
+    return {p: log.end(p) for p in map(Partition, range(log.partitions))}
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 
 import numpy as np
@@ -99,7 +99,7 @@ def serve(pipe: Connection, config: Config, model: str, load: Load) -> None:
             while True:
                 asked = pipe.recv()
                 if isinstance(asked, CatchUp):
-                    pipe.send(_caught_up(replica))
+                    pipe.send(_caught_up(replica, asked.stages))
                 else:
                     if not follows:
                         replica.start()
@@ -109,15 +109,18 @@ def serve(pipe: Connection, config: Config, model: str, load: Load) -> None:
             replica.close()
 
 
-def _caught_up(replica: Replica) -> CaughtUp:
+def _caught_up(replica: Replica, stages: Iterable[Mapping[Partition, Offset]]) -> list[CaughtUp]:
     """From the first rows on, as it has to connect before."""
-    states = replica.follower.partitions
-    ends = {p: replica.env.log.end(p) for p in states}
-    rows, started = 0, 0.0
-    while any(state.offset < ends[p] and not state.alarm for p, state in states.items()):
-        taken = replica.step(PAUSE_S)
-        rows, started = (rows + taken, started) if started else (0, time.perf_counter() if taken else 0.0)
-    return CaughtUp(rows, time.perf_counter() - started)
+    states, found, started = replica.follower.partitions, [], 0.0
+    for ends in stages:
+        rows = 0
+        while any(states[p].offset < end and not states[p].alarm for p, end in ends.items()):
+            taken = replica.step(PAUSE_S)
+            rows, started = (rows + taken, started) if started else (0, time.perf_counter() if taken else 0.0)
+        now = time.perf_counter()
+        found.append(CaughtUp(rows, now - started if started else 0.0))
+        started = now if started else 0.0
+    return found
 
 
 def _observed(pipe: Connection, replica: Replica, log: WatchedLog, load: Load, asked: Watch) -> Observed:
