@@ -50,6 +50,7 @@ def dirty_keys(
     for manifest in lineage:
         if manifest.state.marker > origin.state.marker:
             _from_version(catalog, manifest, found)
+    found.touched.owes_dense = _owes_dense(catalog, lineage, origin)
     below = [manifest for manifest in lineage if manifest.state.marker <= origin.state.marker]
     if not below or origin.positions is None:
         _all(catalog, found)
@@ -71,6 +72,20 @@ def _from_shapes(catalog: Catalog, before: Manifest, newest: Manifest, found: Di
     for table in catalog.schema().names():
         if before.generation(table) != (generation := newest.generation(table)):
             found.touched.widen(generation)
+
+
+def _owes_dense(catalog: Catalog, lineage: Sequence[Manifest], origin: Origin) -> bool:
+    """Whether the dense slice of the origin is not that of the newest version."""
+    below = [manifest for manifest in lineage if manifest.state.marker <= origin.state.marker]
+    had, newest = below[-1].dense if below else None, lineage[-1].dense
+    for number in range(below[-1].state.marker + 1, origin.state.marker + 1) if below else ():
+        try:
+            found, _ = read_checkpoint(catalog, Marker(number))
+        except NotFound:
+            return True  # retention has removed what would tell
+        if found.status == "marked" and found.state.timeline == origin.state.timeline and found.dense is not None:
+            had = found.dense
+    return (had and had.digest) != (newest and newest.digest)
 
 
 def _from_checkpoints(

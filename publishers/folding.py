@@ -1,12 +1,15 @@
 """A delta folded from the update log: the newest finished checkpoint of the live timeline, without reading any checkpoint file.
 
-Only what went over the log is in the log: a checkpoint whose publishers kept rows back is refused, since this delta would not
-have them, and the next one would not know that it owes them.
+Only what went over the log is in the log: a checkpoint whose publishers kept rows back is refused, or one of which the log has
+lost a row, since this delta would not have them, and the next one would not know that it owes them.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from penstock.pipeline.catalog import leases
 from penstock.pipeline.catalog.checkpoints import checkpoints_between, last_marker, read_checkpoint
@@ -15,51 +18,62 @@ from penstock.pipeline.catalog.skipping import read_skips
 from penstock.pipeline.core.checkpoint import Checkpoint
 from penstock.pipeline.core.errors import NotFound, Refused
 from penstock.pipeline.core.history import History
-from penstock.pipeline.core.ids import Marker, Partition
+from penstock.pipeline.core.ids import Marker, Offset, Partition
 from penstock.pipeline.core.manifest import Manifest
 from penstock.pipeline.core.records import RecordKind
 from penstock.pipeline.core.schema_change import TablePlan
+from penstock.pipeline.core.times import WallTime
 from penstock.pipeline.environment import Environment
 from penstock.slicer.fold import Fold
+from penstock.slicer.ordering import distinct
+from penstock.slicer.row_source import Keys
 from penstock.slicer.run_layout import TableLayout
 from penstock.slicer.slicing import slice_rows
 
 from .carrying import carry, entries_since
 from .commits import PROMOTE, Collected, Written, announced_since, commit_checkpoint, data_prefix
+from .key_runs import read_keys
 from .schema_change import plan_log, tell
 
 log = logging.getLogger(__name__)
 
+INSTEAD = "publish the delta from the trainer's checkpoint: `penstock publish delta PATH`"
 FEW = 8
 """How many places are named in a reason."""
 WRITE_AT_BYTES = 256 << 20
 """Partitions share no keys, so what was read of some is written before the next once it is more than this."""
 
 
-def publish_delta_from_log(env: Environment, *, promote: tuple[str, ...] = PROMOTE, why: str = "") -> Manifest:
-    """Commits the newest finished checkpoint of the live timeline from the log's own rows; the newest version, if there is none
-    since. `Refused` when rows since then were not sent over the log."""
+def publish_delta_from_log(
+    env: Environment, *, until: WallTime | None = None, promote: tuple[str, ...] = PROMOTE, why: str = ""
+) -> Manifest:
+    """Commits the newest finished checkpoint of the live timeline from the log's own rows, with `until` the newest that was begun
+    before; the newest version, if there is none since. `Refused` when rows since then were not sent over the log."""
     history = env.catalog.history()
     base = history.newest
-    checkpoint = _newest_checkpoint(env, base)
+    checkpoint = _newest_checkpoint(env, base, until)
     if checkpoint is None:
         return base
     touched = _check_sent(env, base, checkpoint)
     plan = plan_log(env, base)
     tell(plan, base)
-    why = _with_skipped(env, base, checkpoint, plan.reason(why))
+    skipped = _skipped(env, base, checkpoint)
+    why = _with_skipped(skipped, plan.reason(why))
     upload = leases.open_upload(env.catalog, purpose=f"delta of state {checkpoint.state} from the log", actor=env.actor(why))
-    written = _folded(env, history, checkpoint, plan, touched, data_prefix(env, upload))
+    written, logged = _folded(env, history, checkpoint, plan, touched, data_prefix(env, upload))
+    if not skipped:
+        _check_logged(env, base, checkpoint, plan, logged)
     return commit_checkpoint(env, checkpoint, base, written, kind="delta", upload=upload, promote=promote, why=why)
 
 
-def _newest_checkpoint(env: Environment, base: Manifest) -> Checkpoint | None:
+def _newest_checkpoint(env: Environment, base: Manifest, until: WallTime | None) -> Checkpoint | None:
     for number in range(last_marker(env.catalog), base.state.marker, -1):
         try:
             found, _ = read_checkpoint(env.catalog, Marker(number))
         except NotFound:
             continue
-        if found.status == "marked" and found.state.timeline == base.timeline:
+        in_time = until is None or found.created_at < until
+        if found.status == "marked" and found.state.timeline == base.timeline and in_time:
             return found
     return None
 
@@ -68,6 +82,7 @@ def _check_sent(env: Environment, base: Manifest, checkpoint: Checkpoint) -> set
     """The tables that were touched since the base. Checkpoints that a resume gave up count as well: another publisher may still
     owe what it did not send for them."""
     tables: set[str] = set()
+    has_dense = announced_since(env, base, checkpoint) is not None
     for found in checkpoints_between(env.catalog, base.state, checkpoint.state):
         for publisher, touched in found.touched.items():
             tables |= set(touched.keys)
@@ -75,16 +90,33 @@ def _check_sent(env: Environment, base: Manifest, checkpoint: Checkpoint) -> set
                 owed = f"{touched.unsent} rows" if touched.unsent else f"tables {', '.join(touched.whole)}"
                 raise Refused(
                     f"checkpoint {found.state}: {publisher} did not send {owed} over the log",
-                    hint="publish the delta from the trainer's checkpoint: `penstock publish delta PATH`",
+                    hint=INSTEAD,
                 )
+            if touched.owes_dense and not has_dense:
+                raise Refused(f"checkpoint {found.state}: {publisher} did not send its dense slice over the log", hint=INSTEAD)
     return tables
 
 
-def _with_skipped(env: Environment, base: Manifest, checkpoint: Checkpoint, why: str) -> str:
-    """`why`, and which records the fold passes over; said as well, since this version owes what they held."""
+def _check_logged(env: Environment, base: Manifest, checkpoint: Checkpoint, plan: TablePlan, logged: Mapping[str, Keys]) -> None:
+    """`Refused` when a key was touched, its row was acknowledged, and the log between the two states does not have it."""
+    for found in checkpoints_between(env.catalog, base.state, checkpoint.state):
+        for publisher, touched in found.touched.items():
+            for table, run in touched.keys.items():
+                for keys in read_keys(env.catalog.store, env.schema, table, run) if table not in plan.others else ():
+                    missing = np.setdiff1d(keys, logged.get(table, np.empty(0, np.int64)), assume_unique=True)
+                    if len(missing):
+                        lost = f"key {missing[0]} of table {table}"
+                        raise Refused(f"checkpoint {found.state}: {publisher} sent {lost}, and the log has lost it", hint=INSTEAD)
+
+
+def _skipped(env: Environment, base: Manifest, checkpoint: Checkpoint) -> list[tuple[Partition, Offset]]:
     assert checkpoint.positions is not None
     starts, ends = ([position.offset for position in found.partitions] for found in (base.positions, checkpoint.positions))
-    skipped = read_skips(env.catalog).between(starts, ends)
+    return read_skips(env.catalog).between(starts, ends)
+
+
+def _with_skipped(skipped: Sequence[tuple[Partition, Offset]], why: str) -> str:
+    """`why`, and which records the fold passes over; said as well, since this version owes what they held."""
     if not skipped:
         return why
     places = ", ".join(f"partition {partition} offset {offset}" for partition, offset in skipped[:FEW])
@@ -95,18 +127,21 @@ def _with_skipped(env: Environment, base: Manifest, checkpoint: Checkpoint, why:
 
 def _folded(
     env: Environment, history: History, checkpoint: Checkpoint, plan: TablePlan, touched: set[str], prefix: str
-) -> Written:
-    """What the log holds between the newest version and the checkpoint, partition by partition."""
+) -> tuple[Written, dict[str, Keys]]:
+    """What the log holds between the newest version and the checkpoint, partition by partition; and all keys of it."""
     schema, base = env.catalog.reload_schema(), history.newest
     changes: dict[str, Collected] = {}
     folds: dict[str, Fold] = {}
+    logged: dict[str, list[Keys]] = {}
     held = 0
 
     def write() -> None:
         for name, fold in sorted(folds.items()):
             found = changes.setdefault(name, Collected(schema.buckets))
-            part = slice_rows(*fold.written(), TableLayout.of(schema, name), env.catalog.store, prefix, number=len(found.runs))
+            written = fold.written()
+            part = slice_rows(*written, TableLayout.of(schema, name), env.catalog.store, prefix, number=len(found.runs))
             found.add(part.runs, part.interval)
+            logged.setdefault(name, []).extend((written.keys, written.tombstones))
         folds.clear()
 
     for p in range(schema.partitions):
@@ -122,4 +157,5 @@ def _folded(
     write()
     carried = carry(env, history, checkpoint, plan, touched, prefix).whole()
     written = {name: found.change() for name, found in changes.items()} | carried.changes
-    return Written(written, announced_since(env, base, checkpoint) or base.dense, "log", plan.shapes, plan.retired)
+    dense = announced_since(env, base, checkpoint) or base.dense
+    return Written(written, dense, "log", plan.shapes, plan.retired), {name: distinct(keys) for name, keys in logged.items()}

@@ -92,4 +92,4 @@ def write_touched(catalog: Catalog, keys: TouchedKeys, *, marker: Marker, publis
     prefix = f"{touched_folder(catalog.model, marker)}/{publisher}-{catalog.new_id()}"
     for table in sorted(keys.tables - keys.whole):
         runs[table] = write_keys(catalog.store, schema, table, keys.keys(table), prefix)
-    return Touched(keys=runs, whole=tuple(sorted(keys.whole)), unsent=keys.unsent)
+    return Touched(keys=runs, whole=tuple(sorted(keys.whole)), unsent=keys.unsent, owes_dense=keys.owes_dense)

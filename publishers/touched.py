@@ -52,10 +52,12 @@ class KeySet:
 
 @dataclass(slots=True)
 class TouchedKeys:
-    """`limit` bounds the keys of all tables together."""
+    """`limit` bounds the keys of all tables together. `owes_dense`: the dense slice counts as touched, and the log does not hold
+    it."""
 
     limit: int
     whole: set[str] = field(default_factory=set)
+    owes_dense: bool = False
     _touched: dict[str, KeySet] = field(default_factory=dict)
     _unsent: dict[str, KeySet] = field(default_factory=dict)
 
@@ -91,6 +93,7 @@ class TouchedKeys:
 
     def merge(self, other: TouchedKeys) -> None:
         """Takes back what an earlier checkpoint, that does not count after all, had taken away. What was sent since is sent."""
+        self.owes_dense |= other.owes_dense
         for table in other.whole:
             self.widen(table)
         for table in other.tables - other.whole:

@@ -52,7 +52,10 @@ class Holding:
         )  # fmt: skip
 
     def grow(self, schema: ModelSchema, labels: Mapping[Partition, Sequence[Hashable]]) -> bool:
-        """Tables that were born since, empty at all these labels; whether there are any."""
+        """Tables that were born since, empty at all these labels; whether there are any. A schema that was read earlier may come
+        later; none loses a table."""
+        if schema.tables.keys() < self.schema.tables.keys():
+            return False
         self.schema = schema
         new = {name: self._new_table(found) for name, found in schema.tables.items() if name not in self.tables}
         for table in new.values():

@@ -15,11 +15,13 @@ from .times import FIRST_US, LAST_US, NEVER, EventTime, WallTime, format_time, p
 
 class Touched(Document, frozen=True, kw_only=True):
     """What one publisher touched since its checkpoint before. `keys` holds a run of keys per table; of a table in `whole`
-    the list overflowed, so that all of it counts as touched. `unsent` counts touched rows that the log does not hold."""
+    the list overflowed, so that all of it counts as touched. `unsent` counts touched rows that the log does not hold.
+    `owes_dense`: it went on from a state whose dense slice is not that of the newest version at the time."""
 
     keys: dict[str, RunInfo]
     whole: tuple[str, ...] = ()
     unsent: int = 0
+    owes_dense: bool = False
 
 
 class Checkpoint(Document, frozen=True, kw_only=True):

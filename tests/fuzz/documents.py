@@ -52,7 +52,8 @@ EXAMPLES: tuple[Document, ...] = (
     ModelSchema(model="m", id="00" * 16, buckets=BUCKETS, partitions=1, log="l", tables={"t": _TABLE}, created_at=_NOW),
     Checkpoint(
         id="a", state=State(Timeline(1), Marker(4)), status="marked", created_at=_NOW, publishers={PublisherId("p"): Term(1)},
-        positions=_POSITIONS, touched={PublisherId("p"): Touched(keys={"t": _RUN}, whole=("u",), unsent=1)}, dense=_DENSE,
+        positions=_POSITIONS, dense=_DENSE,
+        touched={PublisherId("p"): Touched(keys={"t": _RUN}, whole=("u",), unsent=1, owes_dense=True)},
     ),
     Claim(
         id="a", timeline=Timeline(2), parent=Timeline(1), target=_TARGET, of=Timeline(1), base=Version(1), tables=("t",),

@@ -71,6 +71,21 @@ def test_rows_that_were_kept_back_are_refused(shop):
     assert "publish delta PATH" in error.hint
 
 
+def test_invariant_6_what_brokers_have_acknowledged_and_lost_is_missed(shop):
+    shop.published()
+    ends = [shop.log.end(p) for p in range(shop.world.partitions)]
+    shop.train("item", {20: 10.0})
+    shop.updates.flush()
+    for p, end in enumerate(ends):  # the leader that had them has gone
+        del shop.log._records[p][end - shop.log.begin(p) :]
+    shop.train("item", {50: 9.0})
+    shop.mark()
+    lost = "checkpoint 1-2: trainer sent key 20 of table item, and the log has lost it"
+    refused(shop.env, Refused, lost, lambda: publish_delta_from_log(shop.env))
+    found = publish_delta(shop.env, shop.source(), sidecar=shop.mark())
+    assert rows_of(shop.env, found)["item"] == shop.tables["item"]
+
+
 def test_a_table_whose_list_has_overflowed_is_refused(shop):
     shop.published()
     shop.reopen(touched_keys=1)
@@ -108,6 +123,20 @@ def test_a_dense_slice_of_a_dead_term_is_not_that_of_the_checkpoint(shop):
     shop.updates.put_dense({"top": np.full(3, 7.0, np.float32)}, trained_through=shop.through)
     shop.updates.flush()
     shop.reopen()
+    shop.mark()
+    assert dense_of(shop.env, publish_delta_from_log(shop.env)) == {"top": 1.0}
+
+
+def test_a_dense_slice_that_the_trainer_went_back_to_is_not_in_the_log(shop):
+    first = shop.published()
+    shop.dense = {"top": 8.0}
+    publish_delta(shop.env, shop.source(), sidecar=shop.mark())
+    shop.updates.close()
+    shop.updates = shop.world.open(first.state)
+    shop.mark()
+    owed = "checkpoint 1-3: trainer did not send its dense slice over the log"
+    refused(shop.env, Refused, owed, lambda: publish_delta_from_log(shop.env))
+    shop.updates.put_dense({"top": np.full(3, 1.0, np.float32)}, trained_through=shop.through)
     shop.mark()
     assert dense_of(shop.env, publish_delta_from_log(shop.env)) == {"top": 1.0}
 
