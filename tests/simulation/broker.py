@@ -14,7 +14,7 @@ FOREIGN = b"a record of somebody else"
 
 class Broker(MemoryLog):
     """`kept` holds every record that readers could once read, also what was cut off since; `harmed` the places of those that
-    cannot be read, `lost` counts records that were acknowledged and are gone, and offsets from `given_again` on were given twice."""
+    cannot be read, `lost` counts records that were acknowledged and are gone; from `given_again` on offsets were given twice."""
 
     def __init__(self, partitions: int, **options: Any) -> None:
         super().__init__(partitions, **options)

@@ -39,8 +39,8 @@ class Promises:
             self.acknowledged[key] = max(self.acknowledged.get(key, 0), count - 1)
 
     def check(self, served: Mapping[Key, Row], dims: Mapping[str, int]) -> None:
-        """`dims` of the tables as they are served: a trainer's rows of another shape, and what it deletes beside them, wait for the
-        version that brings it."""
+        """`dims` of the tables as they are served: a trainer's rows of another shape, and what it deletes beside them, wait for
+        the version that brings it."""
         waiting = {
             key[0] for key, rows in self.written.items() for row in rows if row is not None and len(row) != dims.get(key[0])
         }
