@@ -42,7 +42,7 @@ def execute(env: Environment, plan: RollbackPlan, *, why: str) -> Manifest:
     since = [env.log.end(Partition(p)) for p in range(env.schema.partitions)]
     leases.create_claim(env.catalog, claim)
     try:
-        env.catalog.history().version(claim.base)  # from here on retention sees the claim
+        env.catalog.history().check_restorable(claim.base)  # from here on retention sees the claim
     except NotFound:
         abandon(env, why=f"version {claim.base}, its base, is gone")
         raise

@@ -40,6 +40,7 @@ def plan_rollback(
         )
     history = env.catalog.history(refs)
     located = locate(env, history, target, of)
+    history.check_restorable(located.base.version)
     ends = ends_of(env, history, refs.timeline)
     cuts = tuple(end if cut is None else Offset(min(cut, end)) for cut, end in zip(located.cuts, ends, strict=True))
     checkpoints = _checkpoints_since(env, located)

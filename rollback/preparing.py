@@ -42,6 +42,7 @@ def prepare(env: Environment, plan: RollbackPlan, *, why: str) -> Prepared | Non
         return None
     refs, skips = env.catalog.refs(), read_skips(env.catalog)
     history = env.catalog.history(refs)
+    history.check_restorable(plan.base)
     ends = ends_of(env, history, refs.timeline)
     named, found = cuts_of(env, history, plan.target, Timeline(plan.of), ends)
     cuts = tuple(cut for cut in found if cut is not None)

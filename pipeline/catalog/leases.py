@@ -8,8 +8,7 @@ import msgspec
 
 from ..core.coordination import Claim, Pin, Presence, PublisherTerm, Upload
 from ..core.documents import Document, decode, encode
-from ..core.errors import ChainBroken, CommitConflict, Expired, InvalidInput, NotFound, Superseded
-from ..core.history import History
+from ..core.errors import CommitConflict, Expired, InvalidInput, NotFound, Superseded
 from ..core.ids import PublisherId, State, Term, Timeline, Version, checked_name
 from ..core.refs import Refs
 from ..core.times import WallTime
@@ -160,25 +159,15 @@ def put_pin(catalog: Catalog, name: str, version: Version, *, actor: Actor, unti
     Retention moves the refs, then looks at the pins, then deletes; so a pin that is there before the refs are looked at is either
     seen, or finds here that its version is gone."""
     checked_name(name, "pin")
-    _check_restorable(catalog.history(), version)
+    catalog.history().check_restorable(version)
     pin = Pin(id=catalog.new_id(), name=name, version=version, who=actor.who, at=actor.now, why=actor.why, until=until)
     catalog.store.put(keys.pin(catalog.model, name), encode(pin), Overwrite())
     try:
-        _check_restorable(catalog.history(), version)
+        catalog.history().check_restorable(version)
     except NotFound:
         catalog.store.delete(keys.pin(catalog.model, name))
         raise
     return pin
-
-
-def _check_restorable(history: History, version: Version) -> None:
-    """Retention keeps some versions for their part in the history alone: what they are differences to may be gone."""
-    if history.version(version).full is not None:
-        return
-    try:
-        history.chain(version)
-    except ChainBroken as error:
-        raise NotFound(f"version {version} cannot be restored any more: {error}") from None
 
 
 def remove_pin(catalog: Catalog, name: str) -> Pin:

@@ -93,6 +93,16 @@ class History:
                 return found[::-1]
         raise ChainBroken(f"version {found[-1].version} is a difference to {found[-1].base}, which is not retained")
 
+    def check_restorable(self, number: Version) -> None:
+        """`NotFound` unless there is all of a version. Retention keeps some for their part in the history alone: what they are
+        differences to may be gone."""
+        if self.version(number).full is not None:
+            return
+        try:
+            self.chain(number)
+        except ChainBroken as error:
+            raise NotFound(f"version {number} cannot be restored any more: {error}") from None
+
     def next_to_adopt(self, adopted: Version, known: Version) -> Manifest | None:
         """The version that a replica at `adopted` goes through next on its way to `known`: in commit order, where the deltas
         that the next rollback takes back are passed over, and no rollback ever is."""

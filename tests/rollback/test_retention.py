@@ -96,6 +96,7 @@ def test_refs_pins_and_claims_keep_what_they_need():
         else:
             world.presence("r1", world.catalog.manifest(version), world.ends())
         rows = world.rows(world.catalog.manifest(version))
+        planned = None if keep == "claim" else plan_rollback(env, to_version(version))
         done = clean(world)
         assert done.oldest == (version if keep == "replica" else 2), keep
         kept = {k.version: k.reasons for k in done.kept}
@@ -106,8 +107,14 @@ def test_refs_pins_and_claims_keep_what_they_need():
         if keep == "claim":
             assert world.rows(resume(env)) == rows
         if keep == "replica":
-            with pytest.raises(NotFound, match=f"version {version} cannot be restored any more: version {version} is a difference"):
+            gone = f"version {version} cannot be restored any more: version {version} is a difference"
+            with pytest.raises(NotFound, match=gone):
                 leases.put_pin(world.catalog, "late", version, actor=world.actor())
+            with pytest.raises(NotFound, match=gone):
+                plan_rollback(env, to_version(version))
+            with pytest.raises(NotFound, match=gone):
+                execute(env, planned, why="it was planned before")
+            assert leases.open_claim(world.catalog, world.catalog.refs()) is None
 
 
 def test_an_undo_stays_until_every_replica_has_passed_it():
