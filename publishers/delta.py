@@ -44,7 +44,7 @@ from .commits import (
 from .key_runs import read_keys, write_keys
 from .offline import committed_as, learned, place
 from .picking import locate, take, take_names
-from .schema_change import arranged, check_shapes, plan_source, tell
+from .schema_change import arranged, check_shapes, meanings, plan_source, tell
 from .sources import Source
 
 KEYS_BUDGET = 64 << 20
@@ -71,7 +71,7 @@ class TouchedSince:
         """Of the generations that names mean. A table of which another one was touched as a whole is touched as a whole: whoever
         touched it may not have known of the newer one."""
         found = self.without(plan.others)
-        means = {table: generation for table, generation in _meanings(schema, plan).items() if table in self.whole}
+        means = {table: generation for table, generation in meanings(schema, plan).items() if table in self.whole}
         return TouchedSince(found.runs, found.whole | set(means.values()))
 
 
@@ -160,7 +160,7 @@ def commit_picked(
     prefix = data_prefix(env, upload)
     carried = carry(env, history, checkpoint, plan, since.tables, prefix).whole()
     runs = {name: [*found] for name, found in since.without(plan.others).runs.items()}
-    for old, name in sorted(_meanings(env.schema, plan).items()):
+    for old, name in sorted(meanings(env.schema, plan).items()):
         for number, keys in enumerate(_keys(env, old, since.runs.get(old, ()))):
             folder = f"{prefix}/meant-{old}-{number}"
             runs.setdefault(name, []).append(write_keys(env.catalog.store, env.schema, name, keys, folder))
@@ -186,12 +186,6 @@ def touched_since(env: Environment, base: Manifest, checkpoint: Checkpoint) -> T
             for table, run in touched.keys.items():
                 runs.setdefault(table, []).append(run)
     return TouchedSince(runs, frozenset(whole))
-
-
-def _meanings(schema: ModelSchema, plan: TablePlan) -> dict[str, str]:
-    """Of each generation that no name means the one that is meant by now, where there is one."""
-    current = {schema.table_of(name): name for name in schema.tables if name not in plan.others}
-    return {name: current[table] for name in plan.others if (table := schema.table_of(name)) in current}
 
 
 def _keys(env: Environment, table: str, runs: Sequence[RunInfo]) -> Iterator[Keys]:

@@ -33,7 +33,7 @@ from penstock.slicer.slicing import slice_rows
 from .carrying import carry, entries_since
 from .commits import PROMOTE, Collected, Written, announced_since, commit_checkpoint, data_prefix
 from .key_runs import read_keys
-from .schema_change import plan_log, tell
+from .schema_change import meanings, plan_log, tell
 
 log = logging.getLogger(__name__)
 
@@ -98,15 +98,19 @@ def _check_sent(env: Environment, base: Manifest, checkpoint: Checkpoint) -> set
 
 
 def _check_logged(env: Environment, base: Manifest, checkpoint: Checkpoint, plan: TablePlan, logged: Mapping[str, Keys]) -> None:
-    """`Refused` when a key was touched, its row was acknowledged, and the log between the two states does not have it."""
+    """`Refused` when a key was touched, its row was acknowledged, and the log between the two states does not have it for the
+    generation that is meant by now: a broker has lost it, or it was sent before that generation was there."""
+    means = {name: name for name in env.schema.tables if name not in plan.others} | meanings(env.schema, plan)
     for found in checkpoints_between(env.catalog, base.state, checkpoint.state):
         for publisher, touched in found.touched.items():
-            for table, run in touched.keys.items():
-                for keys in read_keys(env.catalog.store, env.schema, table, run) if table not in plan.others else ():
-                    missing = np.setdiff1d(keys, logged.get(table, np.empty(0, np.int64)), assume_unique=True)
-                    if len(missing):
-                        lost = f"key {missing[0]} of table {table}"
-                        raise Refused(f"checkpoint {found.state}: {publisher} sent {lost}, and the log has lost it", hint=INSTEAD)
+            for name, run in touched.keys.items():
+                for keys in read_keys(env.catalog.store, env.schema, name, run) if name in means else ():
+                    held = logged.get(means[name], np.empty(0, np.int64))
+                    if len(missing := np.setdiff1d(keys, held, assume_unique=True)):
+                        lost = f"key {missing[0]} of table {env.schema.table_of(name)}"
+                        raise Refused(
+                            f"checkpoint {found.state}: {publisher} sent {lost}, and the log does not have it", hint=INSTEAD
+                        )
 
 
 def _skipped(env: Environment, base: Manifest, checkpoint: Checkpoint) -> list[tuple[Partition, Offset]]:

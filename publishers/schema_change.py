@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from penstock.pipeline.core.errors import Refused
 from penstock.pipeline.core.manifest import Manifest
-from penstock.pipeline.core.schema import TableSchema
+from penstock.pipeline.core.schema import ModelSchema, TableSchema
 from penstock.pipeline.core.schema_change import Reshaped, TablePlan, Vanished, plan_tables
 from penstock.pipeline.environment import Environment
 
@@ -46,6 +46,12 @@ def plan_found(
             hint=f"is the config complete? `retired = true` in [models.{model}.tables.{vanished[0]}] lets the table go",
         )
     return plan
+
+
+def meanings(schema: ModelSchema, plan: TablePlan) -> dict[str, str]:
+    """Of each generation that no name means the one that is meant by now, where there is one."""
+    current = {schema.table_of(name): name for name in schema.tables if name not in plan.others}
+    return {name: current[table] for name in plan.others if (table := schema.table_of(name)) in current}
 
 
 def check_shapes(plan: TablePlan) -> None:

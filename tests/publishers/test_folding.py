@@ -80,7 +80,7 @@ def test_invariant_6_what_brokers_have_acknowledged_and_lost_is_missed(shop):
         del shop.log._records[p][end - shop.log.begin(p) :]
     shop.train("item", {50: 9.0})
     shop.mark()
-    lost = "checkpoint 1-2: trainer sent key 20 of table item, and the log has lost it"
+    lost = "checkpoint 1-2: trainer sent key 20 of table item, and the log does not have it"
     refused(shop.env, Refused, lost, lambda: publish_delta_from_log(shop.env))
     found = publish_delta(shop.env, shop.source(), sidecar=shop.mark())
     assert rows_of(shop.env, found)["item"] == shop.tables["item"]

@@ -604,3 +604,17 @@ def test_a_trainer_that_resumes_from_before_another_dim_owes_the_whole_table(sho
     found = publish_delta(shop.env, shop.source(), sidecar=shop.mark())
     assert served(shop.env, found) == shop.tables
     whole(shop)
+
+
+def test_a_deletion_that_was_sent_before_its_generation_was_there_is_not_in_the_log(shop):
+    shop.published()
+    shop.widen()
+    marked, source = shop.mark(), shop.source()
+    shop.train("item", {}, (2,))  # the snapshot is not there yet
+    shop.mark()
+    publish_snapshot(shop.env, source, sidecar=marked)
+    lost = "checkpoint 1-3: trainer sent key 2 of table item, and the log does not have it"
+    refused(shop.env, Refused, lost, lambda: publish_delta_from_log(shop.env))
+    found = publish_delta(shop.env, shop.source(), sidecar=shop.mark())
+    assert served(shop.env, found) == shop.tables
+    whole(shop)
