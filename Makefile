@@ -21,7 +21,8 @@ check: $(READY) ## format, lint, types, fast tests: in two minutes
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy $(PACKAGES:%=-p penstock.%)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not s3 and not kafka"
+	MYPYPATH=.venv/typing:dags $(BIN)/mypy dags/*.py
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not s3 and not kafka and not airflow"
 
 test: $(READY) ## every test; real servers are started where they can be (CI=true: must be)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
@@ -43,7 +44,7 @@ format: $(READY) ## formats the code and mends what lint can mend
 	$(BIN)/ruff check --fix .
 
 lock: $(READY) ## newest versions of everything into requirements.lock
-	$(BIN)/python -m pip install --quiet --upgrade --upgrade-strategy eager -e '.[dev,demo,bench]'
+	$(BIN)/python -m pip install --quiet --upgrade --upgrade-strategy eager -e '.[dev,demo,bench,airflow]'
 	{ echo '# Every package of the development environment, demo and benches included. Made by `make lock`.'; \
 	  $(BIN)/python -m pip freeze --exclude-editable; } > requirements.lock.new
 	mv requirements.lock.new requirements.lock

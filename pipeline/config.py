@@ -6,14 +6,16 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 
 from .core.errors import InvalidInput, NotFound
 from .core.ids import checked_name
-from .core.times import parse_duration
+from .core.times import parse_duration, parse_time
 
 ENVIRONMENT = "PENSTOCK_CONFIG"
 DEFAULT = "penstock.toml"
@@ -27,6 +29,10 @@ DURATIONS = {
     "retention": ("publish_deadline",),
 }
 """The keys whose values are durations, such as "10m"."""
+SCHEDULED = (
+    "max_freshness", "snapshot_deadline", "delta_deadline", "care_deadline", "approval_timeout", "confirm_timeout", "retry_delay",
+)  # fmt: skip
+"""Those of a model's schedule."""
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 NotNegative = Annotated[int, msgspec.Meta(ge=0)]
@@ -103,6 +109,55 @@ class TableConfig(Section, frozen=True, kw_only=True):
             raise ValueError('"partition" and "vocabulary" are for a "tensor" whose rows are numbered')
 
 
+CRON_FIELD = re.compile(r"[0-9A-Za-z*,/#?-]+")
+
+
+class ScheduleConfig(Section, frozen=True, kw_only=True):
+    """What the DAGs of a model do. `snapshot`, `delta`, `retention` and `verification` are cron expressions, in `timezone`.
+
+    `checkpoints`: a pattern of the paths at which the trainer leaves them; without it deltas come from the log, and there are no
+    snapshots. `parts`: how many tasks slice a snapshot, or restore a version, side by side. `catchup_from`: a time from which on
+    missed intervals are made up for, a run each; without it the newest run stands for all. `max_freshness`: how old what is
+    served may be. `snapshot_deadline`, `delta_deadline`, and `care_deadline` of the other runs: an alarm is raised about one that
+    has not ended then. Alarms are posted to `alarm_url`.
+
+    `approvers`: the ids of the users who may approve a rollback, by default all who may use its page; what is not approved in
+    `approval_timeout` is refused. `confirm_timeout`: how long a rollback waits for its replicas. Tasks that commit are in `pool`,
+    those that slice and restore in `slicing_pool`."""
+
+    checkpoints: str | None = None
+    snapshot: str = "17 3 * * *"
+    delta: str = "*/10 * * * *"
+    retention: str = "47 4 * * *"
+    verification: str = "23 5 * * *"
+    timezone: str = "UTC"
+    catchup_from: str | None = None
+    parts: Positive = 1
+    max_freshness: str | None = None
+    snapshot_deadline: str = "6h"
+    delta_deadline: str = "30m"
+    care_deadline: str = "6h"
+    alarm_url: str | None = None
+    approvers: list[str] = []
+    approval_timeout: str = "1h"
+    confirm_timeout: str = "10m"
+    retries: NotNegative = 5
+    retry_delay: str = "30s"
+    pool: str = "default_pool"
+    slicing_pool: str = "default_pool"
+
+    def __post_init__(self) -> None:
+        for name in ("snapshot", "delta", "retention", "verification"):
+            fields = getattr(self, name).split()
+            if len(fields) not in (5, 6) or not all(CRON_FIELD.fullmatch(each) for each in fields):
+                raise ValueError(f'"{name}" is no cron expression: minute hour day month weekday, as in "17 3 * * *"')
+        try:
+            if self.timezone != "UTC":  # which needs no database of zones
+                ZoneInfo(self.timezone)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError(f'"timezone" {self.timezone!r} is not known') from None
+
+
 class ModelConfig(Section, frozen=True, kw_only=True):
     """`dense`: patterns of the tensors that make the dense slice; by default whatever looks dense and is no table's.
     `optimizer`: "leave" it out, or "archive" the trainer's checkpoint beside the slices."""
@@ -111,6 +166,7 @@ class ModelConfig(Section, frozen=True, kw_only=True):
     buckets: Positive = 256
     dense: list[str] | None = None
     optimizer: Literal["leave", "archive"] = "leave"
+    schedule: ScheduleConfig = ScheduleConfig()
 
 
 class RealtimeConfig(Section, frozen=True, kw_only=True):
@@ -135,7 +191,8 @@ class RealtimeConfig(Section, frozen=True, kw_only=True):
 
 class ReplicaConfig(Section, frozen=True, kw_only=True):
     """`markers`: how many outstanding markers are remembered. `before_image_bytes` bounds what serving an older version, and
-    undoing in memory, may hold. A replica is not ready while it is cut off from store or log for `max_silence`, or behind for
+    undoing in memory, may hold. `row_bytes`: memory for rows; tables that do not fit stay in the files of a store that is a
+    folder. By default all come in. A replica is not ready while it is cut off from store or log for `max_silence`, or behind for
     `max_lag`; a trainer that is silent makes nobody unready.
 
     `max_calls` are open at once, `max_running` of them look up (0: one a core), `max_waiting` wait, none longer than `max_wait`;
@@ -145,6 +202,7 @@ class ReplicaConfig(Section, frozen=True, kw_only=True):
 
     markers: Positive = 8
     before_image_bytes: NotNegative = 256 * 1024 * 1024
+    row_bytes: NotNegative | None = None
     refresh: str = "200ms"
     lease: str = "10s"
     max_silence: str = "60s"
@@ -219,6 +277,12 @@ class RetentionConfig(Section, frozen=True, kw_only=True):
     max_chain: Positive = 24
 
 
+class MetricsConfig(Section, frozen=True, kw_only=True):
+    """Where a trainer's process tells its metrics: `listen` is "host:port"; by default nowhere."""
+
+    listen: str | None = None
+
+
 class Config(Section, frozen=True, kw_only=True):
     store: StoreConfig
     log: LogConfig
@@ -229,6 +293,7 @@ class Config(Section, frozen=True, kw_only=True):
     inference: InferenceConfig = InferenceConfig()
     recovery: RecoveryConfig = RecoveryConfig()
     retention: RetentionConfig = RetentionConfig()
+    metrics: MetricsConfig = MetricsConfig()
 
     def model_name(self, asked: str | None) -> str:
         """The model meant: the one asked for, or the only one there is."""
@@ -272,15 +337,24 @@ def parse_config(text: str, name: str) -> Config:
         raise InvalidInput(f"{name}: {found}") from None
     for section, keys in DURATIONS.items():
         for key in keys:
-            try:
-                parse_duration(getattr(getattr(config, section), key))
-            except InvalidInput as error:
-                raise InvalidInput(f"{name}: {error} (at {section}.{key})", hint=error.hint) from None
+            _check(parse_duration, getattr(getattr(config, section), key), name, f"{section}.{key}")
     for model, settings in config.models.items():
+        for key in SCHEDULED:
+            _check(parse_duration, getattr(settings.schedule, key), name, f"models.{model}.schedule.{key}")
+        _check(parse_time, settings.schedule.catchup_from, name, f"models.{model}.schedule.catchup_from")
         checked_name(model, "model")
         for table in settings.tables:
             checked_name(table, "table")
     return config
+
+
+def _check(parse: Callable[[str], int], text: str | None, name: str, key: str) -> None:
+    """`InvalidInput` names the key, unless what is given can be parsed."""
+    try:
+        if text is not None:
+            parse(text)
+    except InvalidInput as error:
+        raise InvalidInput(f"{name}: {error} (at {key})", hint=error.hint) from None
 
 
 def _named(raw: dict[str, Any], path: str) -> str:

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.pipeline.config import Config, config_path, load_config
+from penstock.pipeline.config import Config, MetricsConfig, config_path, load_config
 from penstock.pipeline.core.checkpoint import Sidecar, decode_sidecar
 from penstock.pipeline.core.errors import InvalidInput, NotFound, NotResumable, Refused
 from penstock.pipeline.core.ids import PublisherId, State, checked_name
@@ -21,12 +21,16 @@ from penstock.pipeline.core.manifest import Manifest
 from penstock.pipeline.core.text_keys import Texts
 from penstock.pipeline.core.times import WallTime, event_time
 from penstock.pipeline.environment import Environment, create_environment
+from penstock.pipeline.exposition import Exposition, MetricsServer
+from penstock.pipeline.plain_http import host_and_port
 from penstock.pipeline.ports.wall_clock import system_clock
 from penstock.slicer.row_source import Keys, Rows
 from penstock.slicer.sidecar import find_sidecar
 
 from . import delta, folding, snapshot
 from .commits import PROMOTE
+from .errors_counted import ErrorCounts, counted
+from .metrics import PublisherMetrics
 from .resuming import resume as resume_publisher
 from .settings import RealtimeSettings
 from .sources import Source, array_source, checkpoint_source
@@ -49,6 +53,8 @@ class Delivery:
 
     def __init__(self, environment: Environment, updates: Updates, closing: ExitStack) -> None:
         self._environment, self._updates, self._closing, self._closed = environment, updates, closing, False
+        self.metrics = PublisherMetrics(environment, updates)
+        """For a process that tells its metrics already: register it with that registry. Else say `listen` in `[metrics]`."""
 
     @classmethod
     def open(
@@ -71,12 +77,15 @@ class Delivery:
         if realtime.on_restart == "undo" and rows_of is None:
             raise InvalidInput('on_restart is "undo", which needs the trainer\'s rows', hint="give rows_of to Delivery.open")
         with ExitStack() as closing:
+            exposition = _exposed(settings.metrics, closing)
             environment = closing.enter_context(create_environment(settings, name, clock=clock, who=publisher))
             updates = Updates(environment, resume_publisher(environment, PublisherId(publisher), state, realtime), realtime)
             closing.callback(updates.close)
             if realtime.on_restart == "undo" and rows_of is not None:
                 updates.undo(rows_of)
-            return cls(environment, updates, closing.pop_all())
+            found = cls(environment, updates, closing.pop_all())
+            exposition.add(found.metrics)
+            return found
 
     def __enter__(self) -> Delivery:
         return self
@@ -97,10 +106,15 @@ class Delivery:
     def environment(self) -> Environment:
         return self._environment
 
+    @property
+    def errors(self) -> ErrorCounts:
+        return self._updates.errors
+
     def updates(self) -> Updates:
         """The realtime tier."""
         return self._updates
 
+    @counted
     def publish_snapshot(
         self,
         checkpoint: str | Path | Arrays,
@@ -116,8 +130,9 @@ class Delivery:
         the last mark, as nobody could say whether it has them. Arrays without one are what the trainer has now."""
         placed = self._placed(checkpoint, sidecar, trained_through)
         with self._source(checkpoint, dense) as source:
-            return snapshot.publish_snapshot(self._environment, source, sidecar=placed, promote=promote, why=why)
+            return self._counted(snapshot.publish_snapshot(self._environment, source, sidecar=placed, promote=promote, why=why))
 
+    @counted
     def publish_delta(
         self,
         checkpoint: str | Path | Arrays,
@@ -131,11 +146,16 @@ class Delivery:
         """Publishes what changed since the newest version; arguments as of `publish_snapshot`."""
         placed = self._placed(checkpoint, sidecar, trained_through)
         with self._source(checkpoint, dense) as source:
-            return delta.publish_delta(self._environment, source, sidecar=placed, promote=promote, why=why)
+            return self._counted(delta.publish_delta(self._environment, source, sidecar=placed, promote=promote, why=why))
 
+    @counted
     def publish_delta_from_log(self, *, promote: tuple[str, ...] = PROMOTE, why: str = "") -> Manifest:
         """Publishes the newest marked checkpoint from the rows that were put; `Refused` when some of them were not sent."""
-        return folding.publish_delta_from_log(self._environment, promote=promote, why=why)
+        return self._counted(folding.publish_delta_from_log(self._environment, promote=promote, why=why))
+
+    def _counted(self, manifest: Manifest) -> Manifest:
+        self.metrics.committed[manifest.kind] += 1
+        return manifest
 
     def _placed(self, checkpoint: str | Path | Arrays, sidecar: Sidecar | None, trained_through: Moment | None) -> Sidecar:
         found = sidecar if sidecar is not None else _sidecar_beside(checkpoint)
@@ -160,6 +180,15 @@ class Delivery:
                 yield source
         else:
             yield array_source(checkpoint, dense or {}, model)
+
+
+def _exposed(settings: MetricsConfig, closing: ExitStack) -> Exposition:
+    """What is told where the settings say, if they do, until `closing`."""
+    exposition = Exposition()
+    if settings.listen is not None:
+        host, port = host_and_port(settings.listen, "metrics.listen")
+        closing.callback(MetricsServer(exposition, host=host, port=port).close)
+    return exposition
 
 
 def resume_state(resume: Resume, model: str) -> State | None:

@@ -54,6 +54,10 @@ class Driver:
         self._thread = threading.Thread(target=self._run, name=f"penstock-{stream.sender.publisher}", daemon=True)
         self._thread.start()
 
+    @property
+    def failure(self) -> PenstockError | None:
+        return self._failure
+
     def now(self) -> WallTime:
         return self.environment.clock()
 

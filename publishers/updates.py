@@ -5,11 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from penstock.pipeline.core.checkpoint import Sidecar
+from penstock.pipeline.core.errors import PenstockError
 from penstock.pipeline.core.ids import Positions, PublisherId, State, Term, Timeline
 from penstock.pipeline.core.manifest import DenseInfo
 from penstock.pipeline.core.times import NEVER, EventTime, event_time
@@ -19,6 +21,7 @@ from penstock.slicer.dense import write_dense
 from .batches import checked_counts, checked_keys, checked_rows, delete_batch, put_batch
 from .checkpointing import Checkpointing
 from .driving import Driver
+from .errors_counted import ErrorCounts, counted
 from .generations import Generations
 from .marking import Receipt
 from .resuming import Resumed
@@ -27,6 +30,17 @@ from .stream import Stream
 from .touched import TouchedKeys
 
 Moment = EventTime | datetime | str
+
+
+class Acknowledged(NamedTuple):
+    """Records, rows and deletions in them, and bytes of all that; and how many terms were opened for it."""
+
+    records: int
+    rows: int
+    nbytes: int
+    terms: int
+
+
 RowsOf = Callable[[str, NDArray[np.int64]], tuple[NDArray[np.float32], NDArray[np.bool_]]]
 
 
@@ -50,6 +64,8 @@ class Updates:
         self._checkpoints = Checkpointing(self._driver)
         self._own_dirty = resumed.own_dirty
         self._generations = Generations(environment, self._stream)
+        self.errors = ErrorCounts()
+        """How often a call raised what, by the names of both."""
 
     # ---- what it is ------------------------------------------------------------------------------------------------------
 
@@ -100,12 +116,24 @@ class Updates:
         return self._checkpoints.changes_marked == self._driver.changes
 
     @property
+    def failure(self) -> PenstockError | None:
+        """What has ended this publisher."""
+        return self._driver.failure
+
+    @property
+    def acknowledged(self) -> Acknowledged:
+        """What the log has acknowledged, in all terms."""
+        sender = self._stream.sender
+        return Acknowledged(sender.records, sender.rows, sender.acknowledged_bytes, self._stream.terms_opened)
+
+    @property
     def unsent(self) -> int:
         """Touched keys whose row the log does not hold: shed, touched only, or dirty from a resume."""
         return self._driver.touched.unsent
 
     # ---- rows ------------------------------------------------------------------------------------------------------------
 
+    @counted
     def put(self, table: str, keys: ArrayLike, rows: ArrayLike, *, trained_through: Moment | None = None) -> None:
         """Rows of `table` as they are from now on: int64[n], float32[n, dim], copied; of a key given twice the last counts.
         A table that the config declares is born with its first rows. `Refused`: a row that the table cannot hold, as one of
@@ -123,6 +151,7 @@ class Updates:
         if len(checked):
             self._driver.accept(batch)
 
+    @counted
     def delete(self, table: str, keys: ArrayLike, *, trained_through: Moment | None = None) -> None:
         """These keys are gone from now on, on every tier. Errors as `put`; `NotFound` for a table without any row yet."""
         self._driver.check()
@@ -132,6 +161,7 @@ class Updates:
         for name in generations if len(checked) else ():
             self._driver.accept(delete_batch(name, checked, NEVER))
 
+    @counted
     def touch(self, table: str, keys: ArrayLike) -> None:
         """These keys changed, but only the next delta carries their rows."""
         self._driver.check()
@@ -149,6 +179,7 @@ class Updates:
         for name in self._generations.of_keys(table):
             self._stream.weigh(name, checked, weights)
 
+    @counted
     def advance(self, trained_through: Moment | None) -> None:
         """Events up to `trained_through` may be learned from, once this returns. Where publishers share a model, call it before
         training on them: it waits until this is reserved in every partition. `InvalidInput` when it lies too far ahead."""
@@ -156,6 +187,7 @@ class Updates:
         if trained_through is not None:
             self._driver.advance(event_time(trained_through))
 
+    @counted
     def put_dense(self, tensors: Mapping[str, NDArray[np.generic]], *, trained_through: Moment | None = None) -> DenseInfo:
         """The dense slice as it is from now on. It is in the store when this returns; `flush` says when it is announced."""
         self.advance(trained_through)
@@ -165,6 +197,7 @@ class Updates:
         self._driver.announce(dense)
         return dense
 
+    @counted
     def flush(self) -> Positions:
         """Returns once everything put so far is acknowledged and counts: the positions just past it. `OutcomeUnknown` when it is
         not within `flush_timeout`, `CommitConflict` while a rollback is undecided; `Fenced` and `Superseded` when it does not,
@@ -175,6 +208,7 @@ class Updates:
         self._driver.judge({})
         return positions
 
+    @counted
     def undo(self, rows_of: RowsOf) -> int:
         """Takes back at once what this publisher's dead terms wrote past the state that it resumed from. `rows_of(table, keys)`
         gives the trainer's rows (float32[n, dim]) and which of the keys it has (bool[n]). Returns how many keys that were. Where
@@ -197,12 +231,14 @@ class Updates:
 
     # ---- checkpoints -----------------------------------------------------------------------------------------------------
 
+    @counted
     def mark(self, *, step: int = 0, others: Sequence[Receipt] = ()) -> Sidecar:
         """Marks a checkpoint of what was put so far. Save the sidecar beside the trainer's checkpoint: `penstock.json` in its
         folder, or `<file>.penstock.json`. `others` are the receipts of the model's other publishers, which are held; `Refused`
         names those that are missing. Errors as `flush`; what was touched stays touched then."""
         return self._checkpoints.mark(step=step, others=others)
 
+    @counted
     def hold(self) -> Receipt:
         """Flushes, and lets every put wait from now on: this publisher's part in a checkpoint that another one marks. Give the
         receipt (it can be pickled, or sent as JSON) to its `mark(others=...)`, then call `release`. Errors as `flush`."""

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Literal
 
 from penstock.pipeline.core.errors import Overloaded, Refused
 
@@ -18,6 +19,7 @@ BASE_KEYS = 1000
 """What a lookup costs beside its keys, in keys."""
 LEARNED = 0.1
 LONGEST_RETRY_S = 10.0
+Shed = Literal["room", "deadline", "gone"]
 
 
 def never() -> bool:
@@ -58,6 +60,8 @@ class Admission:
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         self.limits, self._clock = limits, clock
         self._changing = threading.Lock()
+        self.shed: dict[Shed, int] = {"room": 0, "deadline": 0, "gone": 0}
+        """Those turned away, by what they came short of; "gone": nobody waited for the answer any more."""
         self._queue: deque[Turn] = deque()
         self._calls = self._running = self._running_cost = self._nbytes = 0
         self._s_per_key = 0.0
@@ -80,7 +84,7 @@ class Admission:
         """A call from its first byte to its last; `Overloaded` if there are too many."""
         with self._changing:
             if self._calls >= self.limits.calls:
-                raise self._overloaded(f"{self._calls} calls are open, which is the limit", self._expected_s(0))
+                raise self._overloaded("room", f"{self._calls} calls are open, which is the limit", self._expected_s(0))
             self._calls += 1
         try:
             yield
@@ -122,15 +126,16 @@ class Admission:
         until = self._clock() + patience_s
         with self._changing:
             if patience_s <= 0:
-                raise self._overloaded("its time was over when it came", 0.0)
+                raise self._overloaded("deadline", "its time was over when it came", 0.0)
             if not self._queue and self._fits(turn):
                 self._begin(turn)
                 return
             expected_s = self._expected_s(turn.cost)
             if len(self._queue) >= self.limits.waiting:
-                raise self._overloaded(f"{len(self._queue)} lookups wait, which is the limit", expected_s)
+                raise self._overloaded("room", f"{len(self._queue)} lookups wait, which is the limit", expected_s)
             if expected_s > patience_s:
-                raise self._overloaded(f"it would take {expected_s:.3f} s, and {patience_s:.3f} s are left", expected_s)
+                said = f"it would take {expected_s:.3f} s, and {patience_s:.3f} s are left"
+                raise self._overloaded("deadline", said, expected_s)
             self._queue.append(turn)
         while not turn.called.wait(max(0.0, min(GONE_S, until - self._clock()))):
             gone = is_gone()
@@ -140,7 +145,7 @@ class Admission:
                 self._queue.remove(turn)
                 self._advance()  # it may have been what the others waited behind
                 said = "whoever asked has gone" if gone else f"no turn within {patience_s:.3f} s"
-                raise self._overloaded(said, self._expected_s(0))
+                raise self._overloaded("gone" if gone else "deadline", said, self._expected_s(0))
 
     def _fits(self, turn: Turn) -> bool:
         return self._running < self.limits.running and self._nbytes + turn.nbytes <= self.limits.nbytes
@@ -161,5 +166,6 @@ class Admission:
         ahead = self._running_cost / 2 + sum(turn.cost for turn in self._queue)
         return self._s_per_key * (ahead / self.limits.running + cost)
 
-    def _overloaded(self, why: str, retry_s: float) -> Overloaded:
+    def _overloaded(self, kind: Shed, why: str, retry_s: float) -> Overloaded:
+        self.shed[kind] += 1
         return Overloaded(f"refused: {why}", retry_after_ms=max(1, round(1000 * min(retry_s, LONGEST_RETRY_S))))

@@ -23,6 +23,7 @@ from .follower import Follower
 from .holding import Holding
 from .markers import Markers, labels_needed
 from .partition import PartitionState
+from .tiers import Budget, bring_in
 from .warming import warm
 
 LEASE_US = 6 * 3_600_000_000
@@ -61,7 +62,8 @@ def bootstrap(env: Environment, *, ref: str, buckets: range, name: str, at: Vers
         warm(schema)
         settings = env.config.replica
         holding = Holding(schema, buckets, settings.before_image_bytes, labels_needed(settings.markers))
-        load_all(env.catalog.store, holding, history, version)
+        budget = Budget(settings.row_bytes)
+        load_all(env.catalog.store, holding, history, version, budget)
         follower = Follower(holding, history, refs, ref, Markers(holding, settings.markers), read_skips(env.catalog))
         adoption = Adoption(env.catalog.store, env.log, follower)
         for p in holding.partitions():
@@ -69,6 +71,7 @@ def bootstrap(env: Environment, *, ref: str, buckets: range, name: str, at: Vers
             state = PartitionState(p, position.offset, {}, version.timeline, version.version, {})
             follower.partitions[p] = state
             adoption.stand_at(state, version, position)
+        bring_in(holding.tables.values(), budget)
         return follower, adoption
 
 

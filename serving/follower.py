@@ -21,7 +21,7 @@ from penstock.pipeline.core.skips import Skips
 
 from .holding import Holding
 from .markers import Markers
-from .partition import Gap, PartitionState
+from .partition import Arrival, Gap, PartitionState
 from .pending import Pending
 from .table import Table
 
@@ -110,6 +110,7 @@ class Follower:
         if state.gap is not None:
             self._look_past(state, state.gap, entries)
             return 0
+        state.arrived.clear()
         self.markers.pass_by(state)
         before, limit, pending, state.applying = state.counters.rows, self._limit(state), Pending(), state.offset
         try:
@@ -196,13 +197,17 @@ class Follower:
         self._check(state.partition, record, table.width, where)
         if state.timeline < self.refs.timeline and self.history.dead(state.partition, entry.offset, record, state.timeline):
             state.counters.dead += 1
+            self.markers.pass_over(state, record.table, record.keys)
             return
         keys, rows, tombstones = record.put_keys, record.rows, record.tombstones
         if not self.holding.is_whole(state.partition):
             puts, deletes = self.holding.holds(keys), self.holding.holds(tombstones)
             keys, rows, tombstones = keys[puts], rows[puts], tombstones[deletes]
         pending.add(record.table, keys, rows.reshape(len(keys), table.width), tombstones)
-        state.counters.rows += len(keys) + len(tombstones)
+        count = len(keys) + len(tombstones)
+        state.counters.rows += count
+        state.counters.bytes += keys.nbytes + rows.nbytes + tombstones.nbytes
+        state.arrived.append(Arrival(record.table, count, record.written_at, record.trained_through))
         if pending.is_full:
             self._flush(state, pending)
 

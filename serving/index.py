@@ -51,16 +51,23 @@ def home(entries, mixed):
 
 
 @njit(inline="always", cache=True)
-def value_of(entries, key, mixed):
-    """The value of `key`. For readers: each value is loaded once, as a place that is EMPTY now may soon be another key's."""
-    place = home(entries, mixed)
-    while True:
-        value = load_acquire(entries, place + 1)
-        if value == EMPTY or entries[place] == key:
-            return value
+def value_from(entries, key, start):
+    """The value of `key`, whose home is `start`. For readers: each value is loaded once, as a place that is EMPTY now may soon be
+    another key's."""
+    place = start
+    value = load_acquire(entries, place + 1)
+    while value != EMPTY and entries[place] != key:
         place += 2
         if place == entries.size:
             place = HEADER
+        value = load_acquire(entries, place + 1)
+    return value
+
+
+@njit(inline="always", cache=True)
+def value_of(entries, key, mixed):
+    """As `value_from`, of a mixed key."""
+    return value_from(entries, key, home(entries, mixed))
 
 
 @njit(inline="always", cache=True)
@@ -113,10 +120,13 @@ def _move(entries, shadow, start, stop):
 def _find(entries, keys, values):
     n = keys.size
     for i in range(-_AHEAD, n):
-        if i + _AHEAD < n:
-            prefetch(entries, home(entries, mix(keys[i + _AHEAD])))
+        ahead = i + _AHEAD
+        if ahead < n:
+            # Until the value is known, its home stands here.
+            values[ahead] = home(entries, mix(keys[ahead]))
+            prefetch(entries, values[ahead])
         if i >= 0:
-            values[i] = value_of(entries, keys[i], mix(keys[i]))
+            values[i] = value_from(entries, keys[i], values[i])
 
 
 @njit(nogil=True, cache=True)
@@ -183,6 +193,10 @@ class Index:
         if not self.shadow.size and self.entries[_USED] + more > START_LOAD * self.entries[CAPACITY]:
             self._begin(more)
 
+    def claim(self) -> None:
+        """Takes the memory of the index as it is now; from any thread."""
+        claim(self.entries)
+
     def find(self, keys: NDArray[np.int64]) -> Words:
         """int64[n] keys -> int64[n] values, EMPTY and below where there is no slot. From any thread."""
         values = np.empty(keys.size, np.int64)
@@ -215,8 +229,9 @@ class Index:
 
     def _move(self, places: int) -> None:
         stop = min(self._moved + 2 * places, self.entries.size)
-        # Places are in the same order there: this is where most of them go.
-        claim(self.shadow[self._moved * self.shadow.size // self.entries.size : stop * self.shadow.size // self.entries.size])
+        if self.keys:
+            # Places are in the same order there: this is where most of them go.
+            claim(self.shadow[self._moved * self.shadow.size // self.entries.size : stop * self.shadow.size // self.entries.size])
         _move(self.entries, self.shadow, self._moved, stop)
         self._moved = stop
         if stop == self.entries.size:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,7 +19,6 @@ from .answers import Answer
 from .bags import Bags
 from .follower import Follower
 from .generations import Generations
-from .pooling import pooled
 from .table import Keys, Table
 
 Wanted = Sequence[tuple[str, Keys]]
@@ -41,13 +40,12 @@ class Want(NamedTuple):
 
 @dataclass(slots=True)
 class _Reading:
-    """The generations that are read, and what of them: a table, rows (float32[n, dim]) and which are there (bool[n]) each.
-    `answered`: the rows that are answered, next to each other; those of the keys, or of the bags (float32[bags, dim])."""
+    """The generations that are read, and what of them: a table, the rows of its keys or bags (float32[n or bags, dim]), all these
+    next to each other in memory, and which keys are there (bool[n])."""
 
     names: Sequence[str]
     tables: Sequence[Table]
     rows: Sequence[NDArray[np.float32]]
-    answered: Sequence[NDArray[np.float32]]
     found: Sequence[NDArray[np.bool_]] = ()
 
 
@@ -78,9 +76,7 @@ class Lookups:
             positions = {state.partition: state.applied for state in states}
             reached, timeline = min(state.version for state in states), min(state.timeline for state in states)
             read = self._reading(wanted, [self._whole(want.table) for want in wanted])
-            read.found = [
-                table.lookup(want.keys, rows)[1] for table, want, rows in zip(read.tables, wanted, read.rows, strict=True)
-            ]
+            self._look(read, wanted, None)
             if self.generations.current is current:
                 return self._answers(read, wanted, reached, timeline, positions)
             # A partition has come to a version of another shape meanwhile.
@@ -90,10 +86,10 @@ class Lookups:
         return self.follower.schema.table(self.generations.current.get(table) or table).keys
 
     def nbytes(self, wanted: Sequence[Want]) -> int:
-        """About what answering takes: the rows that are gathered, and those of the bags. `NotFound`: no such table."""
+        """What the rows of the answers take. `NotFound`: no such table."""
         schema, current = self.follower.schema, self.generations.current
         dims = [schema.table(current.get(want.table) or want.table).dim for want in wanted]
-        rows = [want.keys.size + (0 if want.bags is None else want.bags.offsets.size) for want in wanted]
+        rows = [_row_count(want) for want in wanted]
         return sum(4 * dim * count for dim, count in zip(dims, rows, strict=True))
 
     def _whole(self, name: str) -> str:
@@ -134,18 +130,14 @@ class Lookups:
         if missing := [name for name in names if name not in held]:
             raise NotFound(f"table {missing[0]} is not loaded yet")
         tables = [held[name] for name in names]
-        counts = [want.keys.size if want.bags is None else want.bags.offsets.size for want in wanted]
+        counts = [_row_count(want) for want in wanted]
         ends = np.cumsum([0, *(table.dim * count for table, count in zip(tables, counts, strict=True))]).tolist()
         whole = np.empty(ends[-1], np.float32)
-        answered = [
+        rows = [
             whole[low:end].reshape(count, table.dim)
             for low, end, count, table in zip(ends[:-1], ends[1:], counts, tables, strict=True)
         ]
-        rows = [
-            out if want.bags is None else np.empty((want.keys.size, table.dim), np.float32)
-            for out, want, table in zip(answered, wanted, tables, strict=True)
-        ]
-        return _Reading(names, tables, rows, answered)
+        return _Reading(names, tables, rows)
 
     def _read_at(self, wanted: Sequence[Want], manifest: Manifest) -> _Reading:
         """The rows as they were at a version; what was corrected meanwhile would not be the version's."""
@@ -185,27 +177,43 @@ class Lookups:
 
     def _at(self, wanted: Sequence[Want], manifest: Manifest, labels: dict[Partition, State]) -> _Reading:
         read = self._reading(wanted, [manifest.generation(want.table) for want in wanted])
-        read.found = [
-            table.lookup_at(labels, want.keys, rows)[1] for table, want, rows in zip(read.tables, wanted, read.rows, strict=True)
-        ]
+        self._look(read, wanted, labels)
         return read
+
+    def _look(self, read: _Reading, wanted: Sequence[Want], labels: Mapping[Partition, Hashable] | None) -> None:
+        """Fills in rows as they are, or as they were at the labels."""
+        read.found = [
+            self._each(table, want.keys, rows, labels) if want.bags is None
+            else table.add_up(want.keys, want.bags, self._absent(name, table.dim), rows, labels=labels)
+            for name, table, want, rows in zip(read.names, read.tables, wanted, read.rows, strict=True)
+        ]  # fmt: skip
+
+    def _each(
+        self, table: Table, keys: Keys, rows: NDArray[np.float32], labels: Mapping[Partition, Hashable] | None
+    ) -> NDArray[np.bool_]:
+        return table.lookup(keys, rows)[1] if labels is None else table.lookup_at(labels, keys, rows)[1]
+
+    def _absent(self, name: str, dim: int) -> NDArray[np.float32]:
+        """float32[dim]: what an unknown key counts for in a bag."""
+        absent = self.follower.schema.table(name).absent
+        return np.zeros(dim, np.float32) if isinstance(absent, str) else np.asarray(absent, np.float32)
 
     def _answers(
         self, read: _Reading, wanted: Sequence[Want], version: Version, timeline: Timeline,
         positions: Mapping[Partition, Offset] = NOWHERE,
     ) -> list[Answer]:  # fmt: skip
-        for want, name, rows, there, out in zip(wanted, read.names, read.rows, read.found, read.answered, strict=True):
-            self._fill(want.table, self.follower.schema.table(name).absent, want.keys, rows, there)
-            if want.bags is not None:
-                pooled(rows, want.bags, out)
-        return [Answer(rows, there, version, timeline, positions) for rows, there in zip(read.answered, read.found, strict=True)]
+        for want, name, rows, found in zip(wanted, read.names, read.rows, read.found, strict=True):
+            absent = self.follower.schema.table(name).absent
+            if absent == "zeros" or found.all():
+                continue
+            if absent == "refuse":
+                unknown = want.keys[~found]
+                raise Refused(f"table {want.table} has no key {unknown[0]} ({unknown.size} of {found.size} are unknown)")
+            if want.bags is None:
+                rows[~found] = self._absent(name, rows.shape[1])
+        return [Answer(rows, found, version, timeline, positions) for rows, found in zip(read.rows, read.found, strict=True)]
 
-    def _fill(
-        self, table: str, absent: str | tuple[float, ...], keys: Keys, rows: NDArray[np.float32], found: NDArray[np.bool_]
-    ) -> None:
-        if absent == "zeros" or found.all():
-            return
-        missing = ~found
-        if absent == "refuse":
-            raise Refused(f"table {table} has no key {int(keys[missing][0])} ({int(missing.sum())} of {len(keys)} are unknown)")
-        rows[missing] = np.asarray(absent, np.float32)
+
+def _row_count(want: Want) -> int:
+    """Of its answer."""
+    return want.keys.size if want.bags is None else want.bags.offsets.size

@@ -41,7 +41,7 @@ class Markers:
         found = {older: self.holding.interval(state.partition, older) for older in state.marked}
         self.holding.mark(state.partition, marker)
         known = {older: digests for older, digests in found.items() if digests is not None}
-        state.marked[marker] = Marked(self.holding.digests(state.partition), known)
+        state.marked[marker] = self._marked(state, known)
         self._set_waypoint(state, marker, Offset(state.offset + 1))
         while len(state.marked) > 1 + self.bound:
             self._forget(state, list(state.marked)[1])
@@ -67,8 +67,13 @@ class Markers:
             if label not in state.held:
                 self.holding.forget(state.partition, label)
         self.holding.mark(state.partition, marker)
-        state.marked = {marker: Marked(self.holding.digests(state.partition), {})}
+        state.marked = {marker: self._marked(state, {})}
         self._set_waypoint(state, marker, state.offset)
+
+    def pass_over(self, state: PartitionState, table: str, keys: NDArray[np.int64]) -> None:
+        """Rows of the log are not taken, since a later rollback takes them back: up to it no version is exact where they are."""
+        count = self.holding.schema.buckets
+        state.passed_over.setdefault(table, np.zeros(count, np.bool_))[buckets_of(keys, count)] = True
 
     def pass_by(self, state: PartitionState) -> None:
         """The next record is at `state.offset`: a waypoint, if enough has been written since the last label."""
@@ -128,6 +133,10 @@ class Markers:
             digests -= self._hashed(part.keys[still][there], rows[there])
             if part.rows is not None:
                 digests += self._hashed(part.keys[still], part.rows[still])
+
+    def _marked(self, state: PartitionState, intervals: dict[State, Digests]) -> Marked:
+        unsure, unknown = ({name: mask.copy() for name, mask in state.passed_over.items()} for _ in range(2))
+        return Marked(self.holding.digests(state.partition), intervals, unsure, unknown)
 
     def _hashed(self, keys: NDArray[np.int64], rows: NDArray[np.uint8]) -> NDArray[np.uint64]:
         found = np.zeros(self.holding.schema.buckets, np.uint64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +63,15 @@ class Gap:
     scanned: Offset
 
 
+class Arrival(NamedTuple):
+    """What a record brought that was taken."""
+
+    table: str
+    rows: int
+    written_at: WallTime
+    trained_through: EventTime
+
+
 @dataclass(slots=True)
 class Counters:
     """Since the replica started; nothing is dropped without being counted.
@@ -70,10 +80,12 @@ class Counters:
     a table, `skipped` since they cannot be read. Of adopting: `adopted_free` without moving a byte, `adopted_taken` with rows of
     the delta, `jumped` over what the log has, `reloaded` from the chain, of which `disagreed` after all. Of rollbacks: `recalled`
     keys set back to what was remembered of them, for which `replayed` rows of the log were read again, `fetched` ones whose rows
-    were read."""
+    were read. Of rows and tombstones written: `rows` and `bytes` of the log, `delta_` ones of deltas and rollbacks,
+    `loaded_` ones of a chain that was loaded anew; bytes are of keys and encoded rows."""
 
     records: int = 0
     rows: int = 0
+    bytes: int = 0
     dropped: int = 0
     ignored: int = 0
     dead: int = 0
@@ -88,6 +100,10 @@ class Counters:
     recalled: int = 0
     replayed: int = 0
     fetched: int = 0
+    delta_rows: int = 0
+    delta_bytes: int = 0
+    loaded_rows: int = 0
+    loaded_bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -114,6 +130,10 @@ class PartitionState:
     excused: dict[PublisherId, Offset] = field(default_factory=dict)
     taken_at: dict[PublisherId, Offset] = field(default_factory=dict)
     """Where the newest record of a publisher was that has been taken here."""
+    arrived: list[Arrival] = field(default_factory=list)
+    """What the newest step has taken."""
+    passed_over: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    """bool[buckets] per table: where rows of the log were not taken, since a rollback yet to be adopted takes them back."""
     applying: Offset | None = None
     """Where a step began whose rows are not all written yet."""
     paused: bool = False

@@ -12,10 +12,15 @@ from .bags import Bags
 def pooled(rows: NDArray[np.float32], bags: Bags, out: NDArray[np.float32]) -> NDArray[np.float32]:
     """float32[n, dim] rows of n keys -> `out`, float32[bags, dim], filled; zeros for an empty bag. `bags` were checked."""
     _sum(rows, bags.offsets, out)
-    if bags.pooling == "mean":
-        sizes = np.diff(bags.offsets, append=rows.shape[0])
-        out /= np.maximum(sizes, 1).astype(np.float32)[:, None]
+    averaged(rows.shape[0], bags, out)
     return out
+
+
+def averaged(keys: int, bags: Bags, out: NDArray[np.float32]) -> None:
+    """Sums in `out` (float32[bags, dim]) become what the bags of so many keys ask for."""
+    if bags.pooling == "mean":
+        sizes = np.diff(bags.offsets, append=keys)
+        out /= np.maximum(sizes, 1).astype(np.float32)[:, None]
 
 
 @njit(nogil=True, cache=True)

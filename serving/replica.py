@@ -37,6 +37,7 @@ from .bootstrap import bootstrap, refs_for
 from .confirming import Confirmed, Confirming
 from .follower import UnknownTable
 from .lookups import Lookups, Wanted
+from .measuring import Measured
 from .partition import PartitionState
 from .reporting import is_ready, presence_of
 from .warming import warm
@@ -84,7 +85,6 @@ class Replica:
         at: Version | None = None,
     ) -> None:
         self.env, self.name, self.address, self._at = env, checked_name(name, "replica"), address, at
-        self._url = env.log.url
         self.ref = ref if at is None else f"@{at}"
         self.buckets = buckets if buckets is not None else range(env.schema.buckets)
         if not 0 <= self.buckets.start < self.buckets.stop <= env.schema.buckets:
@@ -114,7 +114,7 @@ class Replica:
         self._settle()
         self._fetch()
         self._settle()
-        self._read_ends()
+        self.measured = Measured(self.follower.tables, self._read_ends())
 
     # ---- lookups -------------------------------------------------------------------------------------------------------
 
@@ -209,7 +209,7 @@ class Replica:
         skipped = self.follower.skips.of_partition(partition)
         for entry in entries:
             try:
-                name = f"{self._url} partition {partition} offset {entry.offset}"
+                name = f"{self.env.log.url} partition {partition} offset {entry.offset}"
                 found.append(decoded(entry, partition, skipped, model_id, name))
             except Unreadable as error:
                 broken = str(error)
@@ -229,7 +229,9 @@ class Replica:
             self._look_s = min(DECISION_S, self._look_s)
             self._wake.set()
         if state.offset > before:
-            self.latency_ms[partition] = max(0.0, (self.env.clock() - state.written_at) / 1000)
+            now = self.env.clock()
+            self.latency_ms[partition] = max(0.0, (now - state.written_at) / 1000)
+            self.measured.add(partition, state.arrived, since=before, now=now)
         return rows
 
     def _stop_damaged(self, wanted: Mapping[Partition, Offset]) -> None:
@@ -256,7 +258,7 @@ class Replica:
                 continue
             start = self.follower.history.version(number).positions.partitions[partition].offset
             if not begin <= start <= end:
-                held = f"{self._url} has offsets {begin} to {end}"
+                held = f"{self.env.log.url} has offsets {begin} to {end}"
                 self.adoption.give_up(state, f"{held}, neither {offset} nor version {number}'s {start}")
             elif self.adoption.load_newest(state):
                 self._record(state)
@@ -370,7 +372,6 @@ class Replica:
                 return
 
     def _watch(self) -> None:
-        settings = self.env.config.replica
         while not self._stop.is_set():
             try:
                 self._look()
@@ -384,7 +385,7 @@ class Replica:
                     log.exception("replica %s cannot read what it needs", self.name)
                 self.trouble = str(error) or type(error).__name__
             # What could not be read once is not asked for all the time.
-            self._wake.wait(microseconds(settings.lease) / 3e6 if self.trouble else self._look_s)
+            self._wake.wait(microseconds(self.env.config.replica.lease) / 3e6 if self.trouble else self._look_s)
             self._wake.clear()
 
     def close(self) -> None:

@@ -37,9 +37,9 @@ def presence_of(replica: Replica, now: WallTime) -> Presence:
 def _partition(replica: Replica, state: PartitionState, now: WallTime) -> PartitionPresence:
     counters = state.counters
     return PartitionPresence(
-        partition=state.partition, offset=state.offset, end=_end(replica, state), version=state.version, timeline=state.timeline,
-        lag_ms=_lag_ms(replica, state, now), trained_through=state.trained_through, gaps=counters.gaps, dropped=counters.dropped,
-        reloaded=counters.reloaded, skipped=counters.skipped, alarm=state.alarm,
+        partition=state.partition, offset=state.offset, end=end_of(replica, state), version=state.version,
+        timeline=state.timeline, lag_ms=lag_ms(replica, state, now), trained_through=state.trained_through,
+        gaps=counters.gaps, dropped=counters.dropped, reloaded=counters.reloaded, skipped=counters.skipped, alarm=state.alarm,
     )  # fmt: skip
 
 
@@ -91,14 +91,14 @@ def _status(replica: Replica, found: PartitionPresence, state: PartitionState, n
     )  # fmt: skip
 
 
-def _end(replica: Replica, state: PartitionState) -> Offset:
+def end_of(replica: Replica, state: PartitionState) -> Offset:
     return max(replica.ends.get(state.partition, state.offset), state.offset)
 
 
-def _lag_ms(replica: Replica, state: PartitionState, now: WallTime) -> float | None:
+def lag_ms(replica: Replica, state: PartitionState, now: WallTime) -> float | None:
     """From written to readable: of the newest record, or, while there are more, how old those may be. None: nothing is known."""
     current_at = _current_at(replica, state)
-    if state.offset < _end(replica, state):
+    if state.offset < end_of(replica, state):
         return max(0.0, (now - current_at) / 1000) if current_at else None
     return replica.latency_ms.get(state.partition)
 
@@ -128,7 +128,7 @@ def why_not_ready(replica: Replica, now: WallTime) -> str:
         if state.alarm:
             return f"partition {state.partition} stands still: {state.alarm}"
         if _is_behind(replica, state, now, limit):
-            return f"partition {state.partition} is behind by {_end(replica, state) - state.offset} records"
+            return f"partition {state.partition} is behind by {end_of(replica, state) - state.offset} records"
     return ""
 
 
@@ -137,4 +137,4 @@ def _is_behind(replica: Replica, state: PartitionState, now: WallTime, limit: in
     known = replica.follower.known
     if known.follow != "log" or known.frozen is not None or state.paused:
         return False
-    return state.offset < _end(replica, state) and now - _current_at(replica, state) > limit
+    return state.offset < end_of(replica, state) and now - _current_at(replica, state) > limit

@@ -8,7 +8,7 @@ that has one, else its present slot. Labels cost nothing when they are set; the 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -122,6 +122,10 @@ class Segments:
     def images(self) -> int:
         """How many slots are kept as images."""
         return self._images
+
+    def indexes(self) -> Iterator[Index]:
+        """Those that have images."""
+        return (segment.index for row in self._rows for segment in row if segment.images)
 
     def labels(self, partition: int) -> tuple[Hashable, ...]:
         """Oldest first."""

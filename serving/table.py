@@ -8,31 +8,42 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from penstock.pipeline.core.errors import InvalidInput
-from penstock.pipeline.core.hashing import bucket_range, buckets_of, partitions_of
+from penstock.pipeline.core.hashing import add_puts, buckets_of, partitions_of
 from penstock.pipeline.core.ids import Partition
 from penstock.pipeline.core.records import NO_KEYS
 from penstock.slicer.ordering import distinct
 
 from . import writes
+from .bags import Bags
 from .decoding import code_of
+from .extent import Extent, Keys, Rows
 from .index import NO_INDEX, Index, Span, Words
 from .memory import frozen
+from .pooling import averaged
 from .readers import Readers
 from .segments import Segment, Segments, View
-from .slab import Slab
+from .slab import Loan, Slab
 
-Keys = NDArray[np.int64]
-Rows = NDArray[np.uint8]
-"""uint8[n, width]: encoded rows."""
+__all__ = ["IMAGE_BYTES", "MAX_LABELS", "Keys", "Rows", "Table"]
 
 IMAGE_BYTES = 256 << 20
 MAX_LABELS = 64
 _ATTEMPTS = 8
+
+
+@dataclass(slots=True)
+class Lent:
+    """Rows that stay where they are: int64[n] keys, of which `done` were brought in."""
+
+    loan: Loan
+    keys: Keys
+    done: int = 0
 
 
 class Table:
@@ -54,8 +65,7 @@ class Table:
         image_bytes: int = IMAGE_BYTES,
         max_labels: int = MAX_LABELS,
     ) -> None:
-        if not (held.step == 1 and 0 <= held.start <= held.stop <= bucket_count and 1 <= partition_count <= bucket_count):
-            raise InvalidInput(f"buckets {held} of {bucket_count} over {partition_count} partitions")
+        self._extent = Extent(width=width, bucket_count=bucket_count, partition_count=partition_count, held=held)
         if max_labels < 1:
             raise InvalidInput(f"at most {max_labels} labels: need 1 or more")
         self.dim, self.width = dim, width
@@ -64,7 +74,6 @@ class Table:
         self._slab = Slab(width)
         self._index = Index()
         self._digests = np.zeros(bucket_count, np.uint64)
-        self._parts = [self._part(Partition(p)) for p in range(partition_count)]
         buckets = np.arange(bucket_count, dtype=np.int32)
         self._segments = Segments(
             partitions_of(buckets, bucket_count=bucket_count, partition_count=partition_count),
@@ -72,6 +81,7 @@ class Table:
             image_bytes=image_bytes,
             max_labels=max_labels,
         )
+        self._lent: list[Lent] = []
         self._readers = Readers()
         self._writing = threading.RLock()
         self._row_count = 0
@@ -80,7 +90,7 @@ class Table:
 
     def lookup(self, keys: Keys, out: NDArray[np.float32] | None = None) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """int64[n] -> (float32[n, dim], bool[n] found); zeros where a key has no row. `out` is filled and returned if given."""
-        self._check_keys(keys)
+        self._extent.check_keys(keys)
         with self._readers.reading():
             return self._decoded(self._index.find(keys), out)
 
@@ -89,20 +99,34 @@ class Table:
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """As `lookup`, each row as it was at the label of its partition. `labels` has one for every partition with buckets held.
         `VersionGone` when a label is forgotten, or its images fell out of the budget."""
-        self._check_keys(keys)
+        self._extent.check_keys(keys)
         with self._readers.reading():
             return self._decoded(self._slots_at(labels, keys), out)
 
+    def add_up(
+        self, keys: Keys, bags: Bags, absent: NDArray[np.float32], out: NDArray[np.float32],
+        *, labels: Mapping[Partition, Hashable] | None = None,
+    ) -> NDArray[np.bool_]:  # fmt: skip
+        """Pools the rows of int64[n] keys by bags, which were checked, into `out` (float32[bags, dim]); `absent` (float32[dim])
+        counts for a key without a row. Returns which have one (bool[n]). The rows as they are, or as in `lookup_at`."""
+        self._extent.check_keys(keys)
+        with self._readers.reading():
+            slots = self._index.find(keys) if labels is None else self._slots_at(labels, keys)
+            found = np.empty(slots.size, np.bool_)
+            self._slab.add_up(slots, self._codec, bags.offsets, absent, out, found)
+            averaged(slots.size, bags, out)
+            return found
+
     def encoded(self, keys: Keys) -> tuple[Rows, NDArray[np.bool_]]:
         """int64[n] -> (uint8[n, width], bool[n] found); zeros where a key has no row."""
-        self._check_keys(keys)
+        self._extent.check_keys(keys)
         with self._readers.reading():
             slots = self._index.find(keys)
             return self._slab.copy(slots), slots > 0
 
     def encoded_at(self, partition: Partition, label: Hashable, keys: Keys) -> tuple[Rows, NDArray[np.bool_]]:
         """As `encoded`, of keys of one partition, as it was at the label; `VersionGone` as in `lookup_at`."""
-        self._check_keys(keys)
+        self._extent.check_keys(keys)
         with self._readers.reading(), self._writing:
             slots = self._segments.view({partition: label}, ()).find(self._index.entries, keys)
             return self._slab.copy(slots), slots > 0
@@ -119,13 +143,25 @@ class Table:
 
     @property
     def nbytes(self) -> int:
-        """Memory for rows, index, and what labels remember."""
+        """Memory for rows, index, and what labels remember; not that of others, in which rows were left."""
         with self._writing:
             return self._slab.nbytes + self._index.nbytes + self._segments.nbytes + self._digests.nbytes
 
+    @property
+    def row_bytes(self) -> int:
+        """Memory for rows alone, those of labels among them."""
+        with self._writing:
+            return self._slab.row_bytes
+
+    @property
+    def borrowed_bytes(self) -> int:
+        """Memory of others that has rows, or had them and is not given back yet."""
+        with self._writing:
+            return self._slab.borrowed_bytes
+
     def interval(self, keys: Keys) -> NDArray[np.uint64]:
         """uint64[bucket_count]: per bucket, the sum over int64[n] unique keys of the hash of the row, or of its tombstone."""
-        self._check_keys(keys)
+        self._extent.check_keys(keys)
         with self._readers.reading():
             return self._hashed(keys, self._index.find(keys))
 
@@ -144,41 +180,84 @@ class Table:
 
     # ---- writing -------------------------------------------------------------------------------------------------------
 
-    def reserve(self, rows: int) -> None:
-        """Makes the table ready for so many more rows at once, which else it becomes bit by bit."""
+    def reserve(self, keys: int, *, rows: int | None = None) -> None:
+        """Makes the table ready for so many more keys at once, which else it becomes bit by bit. `rows`: how many of theirs will
+        not stay where they are; all by default."""
         with self._writing:
-            self._index.reserve(rows)
-            self._slab.reserve(rows)
+            self._index.reserve(keys)
+            self._slab.reserve(keys if rows is None else rows)
 
     def claim(self) -> None:
-        """Takes the memory for rows that was reserved, beside whoever fills it."""
+        """Takes the memory that was reserved, beside whoever fills it."""
+        self._index.claim()
         self._slab.claim()
 
     def load(self, keys: Keys, rows: Rows) -> None:
         """Puts int64[n] unique keys, as `correct` does, in any partition."""
-        self._check_puts(keys, rows)
-        self._check_inside(keys, self.held)
+        self._extent.check_puts(keys, rows)
+        self._extent.check_inside(keys, self.held)
         with self._writing:
             self._write(None, keys, rows, NO_KEYS)
 
+    @property
+    def can_borrow(self) -> bool:
+        return self._slab.width == self._slab.stride
+
+    def load_lent(self, keys: Keys, rows: Rows) -> None:
+        """As `load`, if the table `can_borrow`: the rows stay where they are, in C order, and nobody changes a byte of them."""
+        self._extent.check_puts(keys, rows)
+        self._extent.check_inside(keys, self.held)
+        if not rows.flags.c_contiguous:
+            raise InvalidInput("rows that are to stay where they are need C order")
+        if not keys.size:
+            return
+        with self._writing:
+            slab, index = self._slab, self._index
+            index.reserve(keys.size)
+            retired, loan = np.empty(keys.size, np.int64), slab.borrow(rows)
+            self._lent.append(Lent(loan, keys))
+            add_puts(self._digests, keys, rows)
+            born, gone = writes.place_rows(
+                index.entries, index.shadow, slab.directory, slab.shift, slab.stride, slab.width, retired, self._digests,
+                frozen(keys), loan.first,
+            )  # fmt: skip
+            self._row_count += born
+            self._retire(retired[:gone])
+
+    def bring_in(self, rows: int) -> bool:
+        """Copies about so many of the rows that were left where they are to memory of its own; whether there are more."""
+        with self._writing:
+            if not self._lent:
+                return False
+            lent = self._lent[0]
+            part = lent.keys[lent.done : lent.done + rows]
+            self._bring_in(self._index, lent.loan, part)
+            lent.done += part.size
+            if lent.done == lent.keys.size:
+                for index in self._segments.indexes():
+                    self._bring_in(index, lent.loan, index.contents()[0])
+                self._slab.give_back(lent.loan, epoch=self._readers.advance())
+                del self._lent[0]
+            return bool(self._lent)
+
     def apply(self, partition: Partition, keys: Keys, rows: Rows, tombstones: Keys) -> None:
         """Puts int64[n] unique keys, then deletes int64[m] ones, all of one partition."""
-        self._check_write(partition, keys, rows, tombstones)
+        self._extent.check_write(partition, keys, rows, tombstones)
         with self._writing:
             self._write(self._segments.open(partition), keys, rows, tombstones)
 
     def correct(self, partition: Partition, keys: Keys, rows: Rows, tombstones: Keys) -> None:
         """As `apply`, but as though it had been so before: no label remembers it, and those since which a key was not written
         have the corrected row as well."""
-        self._check_write(partition, keys, rows, tombstones)
+        self._extent.check_write(partition, keys, rows, tombstones)
         with self._writing:
             self._write(None, keys, rows, tombstones)
 
     def replace_buckets(self, buckets: range, keys: Keys, rows: Rows) -> None:
         """These buckets become exactly this: int64[n] unique keys and uint8[n, width]. Rows that are equal are not touched;
         others are written as by `apply`. The digests of these buckets are computed anew from the rows."""
-        self._check_puts(keys, rows)
-        self._check_inside(keys, buckets)
+        self._extent.check_puts(keys, rows)
+        self._extent.check_inside(keys, buckets)
         if distinct([keys]).size != keys.size:
             raise InvalidInput("a key stands twice in the rows of a bucket")
         with self._writing:
@@ -197,34 +276,43 @@ class Table:
     def mark(self, partition: Partition, label: Hashable) -> None:
         """The partition as it is now can be asked for by this label. One that is there already moves; the oldest beyond
         `max_labels` is forgotten."""
-        self._check_partition(partition)
+        self._extent.check_partition(partition)
         with self._writing:
             self._retire(self._segments.mark(partition, label))
 
     def forget(self, partition: Partition, label: Hashable) -> None:
         """What labels before it remember stays as it is. Idempotent."""
-        self._check_partition(partition)
+        self._extent.check_partition(partition)
         with self._writing:
             self._retire(self._segments.forget(partition, label))
 
     def labels(self, partition: Partition) -> tuple[Hashable, ...]:
         """Those of a partition that are not forgotten, oldest first."""
-        self._check_partition(partition)
+        self._extent.check_partition(partition)
         return self._segments.labels(partition)
 
     def share_written(self, partition: Partition) -> float:
         """How many keys were written since the newest label, as a share of the before-images that there may be of a partition; 0
         where none are kept."""
-        return self._segments.share_written(partition, parts=sum(bool(part) for part in self._parts))
+        return self._segments.share_written(partition, parts=sum(bool(part) for part in self._extent.parts))
 
     def written_since(self, partition: Partition, label: Hashable, *, until: Hashable | None = None) -> Keys | None:
         """int64[n], sorted: the keys put or deleted in a partition since the label, up to a later one or to now; None if one of
         them is forgotten."""
-        self._check_partition(partition)
+        self._extent.check_partition(partition)
         with self._writing:
             return self._segments.written_since(partition, label, until=until)
 
     # ---- inside --------------------------------------------------------------------------------------------------------
+
+    def _bring_in(self, index: Index, loan: Loan, keys: Keys) -> None:
+        slab = self._slab
+        slab.reclaim(before=self._readers.oldest())
+        slab.reserve(keys.size)
+        slots = slab.free, slab.free_count, slab.top, loan.first, loan.stop
+        slab.free_count, slab.top = writes.bring_in(
+            index.entries, index.shadow, slab.directory, slab.shift, slab.stride, slab.width, *slots, frozen(keys)
+        )
 
     def _write(self, segment: Segment | None, keys: Keys, rows: Rows, tombstones: Keys) -> None:
         slab, index = self._slab, self._index
@@ -266,7 +354,7 @@ class Table:
             return self._view(labels).find(self._index.entries, keys)
 
     def _view(self, labels: Mapping[Partition, Hashable]) -> View:
-        return self._segments.view(labels, [p for p, part in enumerate(self._parts) if part])
+        return self._segments.view(labels, [p for p, part in enumerate(self._extent.parts) if part])
 
     def _decoded(self, slots: Words, out: NDArray[np.float32] | None) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         if out is None:
@@ -289,39 +377,3 @@ class Table:
     def _partitions(self, keys: Keys) -> NDArray[np.int32]:
         buckets = buckets_of(frozen(keys), self.bucket_count)
         return partitions_of(buckets, bucket_count=self.bucket_count, partition_count=self.partition_count)
-
-    def _part(self, partition: Partition) -> range:
-        """The buckets held of a partition."""
-        own = bucket_range(partition, bucket_count=self.bucket_count, partition_count=self.partition_count)
-        first = max(own.start, self.held.start)
-        return range(first, max(first, min(own.stop, self.held.stop)))
-
-    # ---- checks --------------------------------------------------------------------------------------------------------
-
-    def _check_write(self, partition: Partition, keys: Keys, rows: Rows, tombstones: Keys) -> None:
-        self._check_partition(partition)
-        self._check_puts(keys, rows)
-        self._check_keys(tombstones)
-        self._check_inside(keys, self._parts[partition])
-        self._check_inside(tombstones, self._parts[partition])
-
-    def _check_partition(self, partition: Partition) -> None:
-        if not 0 <= partition < self.partition_count:
-            raise InvalidInput(f"partition {partition}: there are {self.partition_count}")
-
-    def _check_keys(self, keys: Keys) -> None:
-        if keys.dtype != np.int64 or keys.ndim != 1:
-            raise InvalidInput(f"keys are {keys.dtype}{list(keys.shape)}, need int64[n]")
-
-    def _check_puts(self, keys: Keys, rows: Rows) -> None:
-        self._check_keys(keys)
-        if rows.dtype != np.uint8 or rows.shape != (keys.size, self.width):
-            raise InvalidInput(f"rows are {rows.dtype}{list(rows.shape)}, need uint8[{keys.size}, {self.width}]")
-
-    def _check_inside(self, keys: Keys, buckets: range) -> None:
-        at = 0 if keys.size else -1
-        if buckets and keys.size:
-            span = Span(self.bucket_count, buckets.start, buckets.stop)
-            at = writes.first_outside(frozen(keys), np.uint64(span.low), np.uint64(span.high))
-        if at >= 0:
-            raise InvalidInput(f"key {keys[at]} does not belong to buckets {buckets.start}-{buckets.stop}")

@@ -11,6 +11,8 @@ from math import ceil, log2
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock.pipeline.metrics import Spread
+
 from .status import Latency
 
 SLICES = 6
@@ -19,15 +21,18 @@ PER_OCTAVE = 8
 FASTEST_S = 1e-6
 BUCKETS = 27 * PER_OCTAVE
 """Up to 2 minutes; what takes longer counts as that."""
+FIRST_TOLD, LAST_TOLD = 7, 23
+"""Octaves whose ends bound the histogram of all lookups: 128 µs to 8.4 s."""
 
 
 class Tally:
-    """Latencies of the last minute, in buckets that are 9 % wide. `clock`: monotonic seconds."""
+    """Latencies of the last minute, in buckets that are 9 % wide, and of all lookups, in octaves. `clock`: monotonic seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._changing = threading.Lock()
         self.lookups = self.keys = self.shed = self.refused = self.failed = 0
+        self.spread = Spread([FASTEST_S * 2.0**octave for octave in range(FIRST_TOLD, LAST_TOLD + 1)])
         self._slices: deque[tuple[float, NDArray[np.int64]]] = deque(maxlen=SLICES)
 
     def answered(self, keys: int, took_s: float) -> None:
@@ -35,6 +40,7 @@ class Tally:
         with self._changing:
             self.lookups += 1
             self.keys += keys
+            self.spread.add(took_s)
             now = self._clock()
             if not self._slices or now - self._slices[-1][0] >= SLICE_S:
                 self._slices.append((now, np.zeros(BUCKETS, np.int64)))

@@ -9,6 +9,7 @@ from penstock.pipeline.core.hashing import bucket_range, buckets_of, partitions_
 from penstock.pipeline.core.ids import Partition
 from penstock.pipeline.core.schema import ModelSchema, TableSchema
 
+from .bags import Bags
 from .table import Table
 
 ROWS = 4
@@ -44,6 +45,11 @@ def _exercise(schema: ModelSchema, kind: TableSchema) -> None:
     table.correct(partition, keys, rows, nothing)
     table.lookup(keys)
     table.lookup_at(labels, keys)
+    absent = np.zeros(kind.dim, np.float32)
+    table.add_up(keys, Bags(np.zeros(1, np.int64), "sum"), absent, np.empty((1, kind.dim), np.float32))
+    if table.can_borrow:
+        table.load_lent(keys, rows)
+        table.bring_in(ROWS)
     own = bucket_range(partition, bucket_count=schema.buckets, partition_count=schema.partitions)
     table.replace_buckets(own, keys, rows)
     table.scan(own)

@@ -16,7 +16,7 @@ from .index import ABSENT, DELETED, EMPTY, home, place_of, publish, publish_also
 from .machine import address_of, copy_bytes
 from .slab import address_of_slot, bytes_at, prefetch_row
 
-_BLOCK = 64
+_BLOCK, _AHEAD, _FAR = 64, 16, 32
 
 
 @njit(inline="always", cache=True)
@@ -145,13 +145,62 @@ def delete_rows(entries, shadow, images, images_shadow, keeps, directory, shift,
 
 
 @njit(nogil=True, cache=True)
+def place_rows(entries, shadow, directory, shift, stride, width, retired, digests, keys, first):
+    """Gives keys the slots from `first` on, whose rows are there, and count in the digests already. Returns how many keys were
+    born, and slots retired."""
+    born, gone = 0, 0
+    for i in range(-_FAR, keys.size):
+        if i + _FAR < keys.size:
+            prefetch(entries, home(entries, mix(keys[i + _FAR])))
+        if i < 0:
+            continue
+        key, mixed = keys[i], mix(keys[i])
+        place = place_of(entries, key, home(entries, mixed))
+        old = entries[place + 1]
+        if old > 0:
+            digests[bucket_of(mixed, digests.size)] -= _hash_at(mixed, directory, shift, stride, width, old)
+            retired[gone] = old
+            gone += 1
+        else:
+            born += 1
+        publish(entries, place, key, first + i)
+        publish_also(shadow, mixed, key, first + i)
+    return born, gone
+
+
+@njit(nogil=True, cache=True)
+def bring_in(entries, shadow, directory, shift, stride, width, free, free_count, top, first, stop, keys):
+    """Copies the rows of these keys whose slots are in [first, stop) to slots of our own. Returns the new (free_count, top)."""
+    for i in range(-_AHEAD, keys.size):
+        ahead = i + _AHEAD
+        if ahead < keys.size:
+            prefetch(entries, home(entries, mix(keys[ahead])))
+        if i < 0:
+            continue
+        key, mixed = keys[i], mix(keys[i])
+        place = place_of(entries, key, home(entries, mixed))
+        old = entries[place + 1]
+        if first <= old < stop:
+            if free_count > 0:
+                free_count -= 1
+                slot = free[free_count]
+            else:
+                slot = top
+                top += 1
+            copy_bytes(address_of_slot(directory, shift, stride, slot), address_of_slot(directory, shift, stride, old), width)
+            publish(entries, place, key, slot)
+            publish_also(shadow, mixed, key, slot)
+    return free_count, top
+
+
+@njit(nogil=True, cache=True)
 def absorb(images, images_shadow, keeps, newer_keys, newer_values, retired):
     """Takes the keys of a newer segment into an older one, whose images come first. Returns how many slots were retired, and
     how many images kept."""
     gone, kept = 0, 0
     for i in range(newer_keys.size):
-        if i + 16 < newer_keys.size:
-            prefetch(images, home(images, mix(newer_keys[i + 16])))
+        if i + _AHEAD < newer_keys.size:
+            prefetch(images, home(images, mix(newer_keys[i + _AHEAD])))
         key, old = newer_keys[i], newer_values[i]
         if _keep(images, images_shadow, keeps, key, mix(key), old):
             kept += 1
@@ -165,8 +214,8 @@ def absorb(images, images_shadow, keeps, newer_keys, newer_values, retired):
 def add_hashes(directory, shift, stride, width, slots, keys, digests):
     """Adds each key's row hash, or its tombstone's where the slot is not positive, to its bucket."""
     for i in range(keys.size):
-        if i + 16 < keys.size and slots[i + 16] > 0:
-            prefetch_row(address_of_slot(directory, shift, stride, slots[i + 16]), width)
+        if i + _AHEAD < keys.size and slots[i + _AHEAD] > 0:
+            prefetch_row(address_of_slot(directory, shift, stride, slots[i + _AHEAD]), width)
         mixed = mix(keys[i])
         if slots[i] > 0:
             digests[bucket_of(mixed, digests.size)] += _hash_at(mixed, directory, shift, stride, width, slots[i])

@@ -74,6 +74,14 @@ def presences(model: str) -> str:
     return f"{model}/presence/"
 
 
+def care(model: str, work: str) -> str:
+    return f"{model}/care/{work}.json"
+
+
+def cares(model: str) -> str:
+    return f"{model}/care/"
+
+
 def skip(model: str, partition: Partition, offset: Offset) -> str:
     return f"{model}/skips/{partition:05d}-{offset:019d}.json"
 

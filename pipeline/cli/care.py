@@ -57,10 +57,17 @@ def verify(version: Number = None, config: ConfigFile = None, model: ModelName =
     """
     from penstock.publishers.verification import verify as verify_version
 
+    from ..catalog.care import cared
     from ..core.ids import Version
 
-    with existing(config, model) as env, progress(env, "reading") as watched:
+    with (
+        existing(config, model) as env,
+        progress(env, "reading") as watched,
+        cared(env.catalog, "verify", who=env.who, clock=env.clock) as outcome,
+    ):
         found = verify_version(watched, None if version is None else Version(version))
+        if not found.ok:
+            outcome.found = f"version {found.version} is damaged, {len(found.findings)} findings"
     if json:
         print_json(found)
     elif found.ok:
@@ -182,6 +189,7 @@ def compact(
     from penstock.publishers.compaction import chain_length
     from penstock.publishers.compaction import compact as compact_chain
 
+    from ..catalog.care import cared
     from ..core.ids import Version
 
     asked = None if version is None else Version(version)
@@ -189,7 +197,7 @@ def compact(
         chain, bound = chain_length(env, asked), env.config.retention.max_chain
         found = None
         if not dry_run:
-            with progress(env, "merging") as watched:
+            with progress(env, "merging") as watched, cared(env.catalog, "compact", who=env.who, clock=env.clock):
                 found = compact_chain(watched, asked, why="compaction")
         document = CompactionDocument(
             chain=chain, max_chain=bound, due=chain > bound, version=None if found is None else found.version,
@@ -221,11 +229,14 @@ def retention(
     """
     from penstock.rollback.retention import apply_retention, plan_retention
 
+    from ..catalog.care import cared
+
     with existing(config, model) as env:
-        plan = plan_retention(env)
-        if not dry_run:
-            with progress(env, "deleting") as watched:
-                plan = apply_retention(watched, plan, why=reason)
+        if dry_run:
+            plan = plan_retention(env)
+        else:
+            with progress(env, "deleting") as watched, cared(env.catalog, "retention", who=env.who, clock=env.clock):
+                plan = apply_retention(watched, plan_retention(env), why=reason)
     if json:
         print_json(plan)
         return

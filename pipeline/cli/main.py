@@ -11,7 +11,7 @@ import typer
 from typer.exceptions import Abort, Exit, TyperException
 
 from ..core.errors import InvalidInput, PenstockError, StorageFull
-from . import bench, care, demo, inspection, log, moves, publish, rollback, serve, status
+from . import bench, care, demo, exporter, inspection, log, moves, publish, rollback, serve, status
 from .output import escaped, stderr, stdout
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -25,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (inspection, publish, serve, status, moves, rollback, log, care, bench, demo):
+for module in (inspection, publish, serve, status, exporter, moves, rollback, log, care, bench, demo):
     module.register(app)
 
 

@@ -11,6 +11,9 @@ from .options import TROUBLE, VERSIONS, ConfigFile, Json, ModelName, Reason, Ref
 from .output import print_json, print_table, print_versions, stdout, version_document
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..catalog.catalog import Catalog
     from ..core.refs import Refs
 
 Number = Annotated[int, typer.Argument(metavar="VERSION")]
@@ -27,7 +30,7 @@ class RefDocument(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MoveDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """A move of the refs as commands print it."""
+    """A move of the refs as commands print it; `refs` as they are after it, `moved` those of them that it changed."""
 
     generation: int
     at: str
@@ -37,6 +40,7 @@ class MoveDocument(msgspec.Struct, frozen=True, kw_only=True):
     trunk: int
     timeline: int
     refs: dict[str, int]
+    moved: list[str]
 
 
 def register(app: typer.Typer) -> None:
@@ -59,20 +63,23 @@ def versions(config: ConfigFile = None, model: ModelName = None, json: Json = Fa
     print_json(documents) if json else print_versions(documents)
 
 
-def history(config: ConfigFile = None, model: ModelName = None, json: Json = False) -> None:
+def history(
+    ref: Annotated[str | None, typer.Option("--ref", metavar="REF", help="Only what moved, froze or thawed this ref.")] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="TIME", help="Only what was done since then; or in the last 90m, 12h, 7d.")
+    ] = None,
+    config: ConfigFile = None,
+    model: ModelName = None,
+    json: Json = False,
+) -> None:
     """List every move of a ref: who, when and why.
 
-    [dim]penstock history[/]
-    """
-    from ..core.times import format_time
+    And what else was decided: pins, skipped records, what was given up.
 
-    moves = [
-        MoveDocument(
-            generation=refs.generation, at=format_time(refs.move.at), who=refs.move.who, what=refs.move.what, why=refs.move.why,
-            trunk=refs.trunk, timeline=refs.timeline, refs={name: ref.version for name, ref in refs.refs.items()},
-        )
-        for refs in stored(config, model).moves()
-    ]  # fmt: skip
+    [dim]penstock history --since 24h
+    penstock history --ref live --json[/]
+    """
+    moves = list(_moves(stored(config, model), ref, None if since is None else _moment(since)))
     if json:
         print_json(moves)
         return
@@ -81,6 +88,34 @@ def history(config: ConfigFile = None, model: ModelName = None, json: Json = Fal
         [(m.generation, f"{m.at[:19]}Z", m.who, m.what, m.why, " ".join(f"{n}={v}" for n, v in m.refs.items())) for m in moves],
         spare=("move", "refs"),
     )
+
+
+def _moves(catalog: Catalog, name: str | None, since: int | None) -> Iterator[MoveDocument]:
+    from ..core.errors import NotFound
+    from ..core.refs import Ref
+    from ..core.times import format_time
+
+    before: dict[str, Ref] = {}
+    names = set[str]()
+    for refs in catalog.moves():
+        moved = sorted(ref for ref, found in refs.refs.items() if before.get(ref) != found)
+        before, names = refs.refs, names | set(refs.refs)
+        if (name is None or name in moved) and (since is None or refs.move.at >= since):
+            yield MoveDocument(
+                generation=refs.generation, at=format_time(refs.move.at), who=refs.move.who, what=refs.move.what,
+                why=refs.move.why, trunk=refs.trunk, timeline=refs.timeline, moved=moved,
+                refs={ref: found.version for ref, found in refs.refs.items()},
+            )  # fmt: skip
+    if name is not None and name not in names:
+        raise NotFound(f"there never was a ref {name!r} (refs: {', '.join(sorted(names))})")
+
+
+def _moment(text: str) -> int:
+    """Microseconds: a time, or so long ago."""
+    from ..core.times import parse_duration, parse_time
+    from ..ports.wall_clock import system_clock
+
+    return system_clock() - parse_duration(text) if text[-1:].isalpha() and "T" not in text else parse_time(text)
 
 
 def promote(
@@ -127,12 +162,15 @@ def pin(
 
     actor = Actor(who=current_user(), now=system_clock(), why=reason)
     until = None if lasts is None else WallTime(actor.now + parse_duration(lasts))
-    found = leases.put_pin(stored(config, model), name or f"version-{version}", Version(version), actor=actor, until=until)
+    catalog = stored(config, model)
+    found = leases.put_pin(catalog, name or f"version-{version}", Version(version), actor=actor, until=until)
+    catalog.barrier(what=f"pinned version {found.version} as {found.name}", actor=actor)
     print_json(found) if json else stdout.print(f"pinned version {found.version} as {found.name}")
 
 
 def unpin(
     name: Annotated[str, typer.Argument(help="The pin's name, or the number of a version pinned without one.")],
+    reason: Reason = "",
     config: ConfigFile = None,
     model: ModelName = None,
     json: Json = False,
@@ -142,8 +180,14 @@ def unpin(
     [dim]penstock unpin 12[/]
     """
     from ..catalog import leases
+    from ..catalog.catalog import Actor
+    from ..environment import current_user
+    from ..ports.wall_clock import system_clock
 
-    found = leases.remove_pin(stored(config, model), f"version-{name}" if name.isdigit() else name)
+    catalog = stored(config, model)
+    found = leases.remove_pin(catalog, f"version-{name}" if name.isdigit() else name)
+    what = f"unpinned version {found.version}, which was {found.name}"
+    catalog.barrier(what=what, actor=Actor(who=current_user(), now=system_clock(), why=reason))
     print_json(found) if json else stdout.print(f"unpinned version {found.version}")
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from penstock.rollback.confirmation import Confirmation
     from penstock.rollback.plan import Lost, RollbackPlan
 
-    from ..core.manifest import Manifest, Target
+    from ..core.manifest import Manifest
     from ..environment import Environment
 
 
@@ -87,6 +87,7 @@ def rollback(
     from penstock.rollback.planning import plan_rollback
 
     from ..core.ids import Timeline
+    from ..runs.rolling_back import target_of
 
     given = [name for name, asked in _targets(before, written_before, to, to_checkpoint) if asked]
     if resume or abandon:
@@ -105,7 +106,7 @@ def rollback(
         if resume:
             _done(env, None, execution.resume(env), wait_s, json)
             return
-        target = _target(env, before, written_before, to)
+        target = target_of(env, before=before, written_before=written_before, version=to)
         of = None if timeline is None else Timeline(timeline)
         plan = plan_rollback(env, target, of=of, tables=tuple(table) if table else None)
         if dry_run:
@@ -127,20 +128,6 @@ def _targets(before: str | None, written_before: str | None, to: int | None, to_
         ("--to-version", to is not None),
         ("--to-checkpoint", to_checkpoint),
     ]
-
-
-def _target(env: Environment, before: str | None, written_before: str | None, to: int | None) -> Target:
-    from penstock.rollback.planning import newest_checkpoint
-    from penstock.rollback.target import before_append, before_event, to_version
-
-    from ..core.ids import Version
-    from ..core.times import WallTime, event_time, parse_time
-
-    if before is not None:
-        return before_event(event_time(before))
-    if written_before is not None:
-        return before_append(WallTime(parse_time(written_before)))
-    return newest_checkpoint(env) if to is None else to_version(Version(to))
 
 
 def _seconds(duration: str) -> float:

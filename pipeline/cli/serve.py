@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import signal
-import threading
-import time
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,10 +21,6 @@ if TYPE_CHECKING:
     from ..catalog.catalog import Catalog
     from ..core.ids import Version
     from ..environment import Environment
-
-
-TOLD_S = 0.1
-"""How soon a signal is heard, at the latest."""
 
 
 class LookupDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +53,7 @@ def replica(
     ] = None,
     health_port: Annotated[
         int | None,
-        typer.Option("--health-port", metavar="PORT", min=0, max=65535, help="Plain HTTP: /healthz, /readyz, /version."),
+        typer.Option("--health-port", metavar="PORT", min=0, max=65535, help="HTTP: /healthz, /readyz, /version, /metrics."),
     ] = None,
     config: ConfigFile = None,
     model: ModelName = None,
@@ -78,12 +71,16 @@ def replica(
     import socket
 
     from penstock.serving.credentials import check_credentials
+    from penstock.serving.metrics import ReplicaMetrics
     from penstock.serving.probes import Probes
     from penstock.serving.replica import Replica
     from penstock.serving.server import Server
 
+    from ..plain_http import host_and_port
+    from .signals import stop_signals, wait
+
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    host, port = _address(listen)
+    host, port = host_and_port(listen, "--listen")
     with (
         existing(config, model) as env,
         nullcontext() if health_port is None else closing(Probes(host=host, port=health_port)) as probes,
@@ -101,39 +98,20 @@ def replica(
         server = Server(found, host=host, port=port)
         found.address = server.address
         if probes is not None:
-            probes.tell(server.health)
-        stopped, hurried = _signals()
+            probes.tell(server.health, ReplicaMetrics(found, server))
+        stopped, hurried = stop_signals()
         found.start()
         stderr.print(f"listening on {host}:{server.port}, version {found.version}, {sum(found.report().rows.values()):,} rows")
-        _wait(stopped, math.inf)
+        wait(stopped, math.inf)
         stderr.print("draining")
         found.leave()
-        _wait(hurried, microseconds(env.config.replica.drain_grace) / 1e6)
+        wait(hurried, microseconds(env.config.replica.drain_grace) / 1e6)
         is_done = server.drain(hurried=hurried)
         found.close()
     if not is_done:
         os._exit(0 if found.failure is None else 1)  # Flight would wait for those that do not go on; the log has the failure
     if found.failure is not None:
         raise found.failure
-
-
-def _signals() -> tuple[threading.Event, threading.Event]:
-    """Set when the process is told to end, and when it is told again."""
-    stopped, hurried = threading.Event(), threading.Event()
-
-    def told(*_: object) -> None:
-        (hurried if stopped.is_set() else stopped).set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, told)
-    return stopped, hurried
-
-
-def _wait(event: threading.Event, timeout_s: float) -> None:
-    """In slices: a signal that another thread receives wakes nobody, and is acted on when this one next runs."""
-    until = time.monotonic() + timeout_s
-    while not event.is_set() and (left_s := until - time.monotonic()) > 0:
-        event.wait(min(left_s, TOLD_S))
 
 
 def lookup(
@@ -230,13 +208,6 @@ def trace(
         ],
         spare=("term", "partition", "offset", "publisher", "when"),
     )  # fmt: skip
-
-
-def _address(listen: str) -> tuple[str, int]:
-    host, colon, port = listen.rpartition(":")
-    if not colon or not port.isdigit() or int(port) > 65535:
-        raise InvalidInput(f"--listen {listen}: HOST:PORT is needed, as in 127.0.0.1:8815")
-    return host or "0.0.0.0", int(port)
 
 
 def _version_at(catalog: Catalog, text: str) -> Version:

@@ -1,113 +1,35 @@
-"""`penstock status`: versions, refs, lag and freshness, replicas and whether they agree."""
+"""`penstock status`: tiers, refs, lag and freshness, replicas and whether they agree, alarms; once, or again and again."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import time
 from collections import defaultdict, deque
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated
 
-import msgspec
 import typer
 
-from ..core.errors import InvalidInput
+from ..core.errors import InvalidInput, Unreachable
 from .options import TROUBLE, ConfigFile, Json, ModelName, existing
-from .output import VersionDocument, fitting_table, human_bytes, human_seconds, print_json, stdout, version_document
+from .output import fitting_table, human_bytes, human_seconds, print_json, printable, stdout
+from .overview import PartitionDocument, ReplicaDocument, StatusDocument, digests_agree, gathered
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.table import Table
+    from rich.text import Text
 
-    from ..core.coordination import Presence
-    from ..core.documents import DigestVector
     from ..environment import Environment
+
+__all__ = ["PartitionDocument", "ReplicaDocument", "StatusDocument", "digests_agree", "gathered"]
 
 SPARKS = "▁▂▃▄▅▆▇█"
 KEPT = 20
 """How many of the newest lags are drawn."""
-VERSIONS = 8
-"""How many of the newest versions are shown."""
 SKIPS = 4
 """How many of the skipped records are named."""
-
-
-class PartitionDocument(msgspec.Struct, frozen=True, kw_only=True):
-    partition: int
-    offset: int
-    end: int
-    lag_records: int
-    lag_ms: float | None
-    freshness_s: float | None
-    trained_through: str
-    version: int
-    timeline: int
-    skipped: int
-    alarm: str
-
-
-class ReplicaDocument(msgspec.Struct, frozen=True, kw_only=True):
-    replica: str
-    address: str
-    ref: str
-    ready: bool
-    version: int
-    versions_behind: int
-    digest: str | None
-    table_digests: dict[str, str]
-    rows: dict[str, int]
-    bytes: int
-    buckets: list[int]
-    partitions: list[PartitionDocument]
-
-
-class RefStatus(msgspec.Struct, frozen=True, kw_only=True):
-    version: int
-    follow: str
-    frozen: tuple[int, ...] | None
-
-
-class TableShape(msgspec.Struct, frozen=True, kw_only=True):
-    dim: int
-    codec: str
-
-
-class LogPartition(msgspec.Struct, frozen=True, kw_only=True):
-    partition: int
-    begin: int
-    end: int
-
-
-class SkipStatus(msgspec.Struct, frozen=True, kw_only=True):
-    partition: int
-    offset: int
-    rule: str
-    who: str
-    at: str
-    why: str
-
-
-class StatusDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """`versions`: the newest ones, newest last. `digests_agree`: None while no two replicas that hold the same buckets stand at
-    the same version. `skips`: what every reader passes over. `freshness_s`: the oldest of all partitions that are served.
-    `rows_owed`: of marked checkpoints, not in the log, for the next delta to bring."""
-
-    model: str
-    version: int
-    timeline: int
-    state: str
-    trained_through: str
-    freshness_s: float | None
-    refs: dict[str, RefStatus]
-    rollback_under_way: int | None
-    tables: dict[str, TableShape]
-    log: list[LogPartition]
-    versions: list[VersionDocument]
-    replicas: list[ReplicaDocument]
-    digests_agree: bool | None
-    rows_owed: int
-    skips: list[SkipStatus]
-    alarms: list[str]
-    at: str
+Lags = Mapping[str, Sequence[float]]
 
 
 def register(app: typer.Typer) -> None:
@@ -115,15 +37,15 @@ def register(app: typer.Typer) -> None:
 
 
 def status(
-    watch: Annotated[bool, typer.Option("--watch", help="Show it again and again, until interrupted.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again and again, until Ctrl-C.")] = False,
     every: Annotated[float, typer.Option("--every", metavar="SECONDS", min=0.1, help="How often, with --watch.")] = 1.0,
     config: ConfigFile = None,
     model: ModelName = None,
     json: Json = False,
 ) -> None:
-    """Show versions, refs, lag, freshness, replicas, alarms.
+    """Show tiers, refs, lag, freshness, replicas, alarms.
 
-    And whether the digests of the replicas agree.
+    And whether the digests of the replicas agree. Alarms are named as in docs/runbook.md.
 
     [dim]penstock status --watch[/]
     """
@@ -139,103 +61,38 @@ def status(
 
 
 def _watch(env: Environment, every: float) -> None:
+    """In one place of a terminal, else one below the other; until interrupted. What cannot be reached is waited for."""
+    from rich.console import Group
     from rich.live import Live
+    from rich.text import Text
+
+    from .log_watch import LogWatch
 
     lags: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=KEPT))
-    with Live(console=stdout, auto_refresh=False) as live:
-        while True:
-            found = gathered(env)
-            for replica in found.replicas:
-                lags[replica.replica].append(max((p.lag_ms or 0.0 for p in replica.partitions), default=0.0))
-            live.update(rendered(found, lags), refresh=True)
-            time.sleep(every)
+    log = LogWatch(env.log)
+    shown: RenderableType = Text("")
+    try:
+        with Live(console=stdout, auto_refresh=False) if stdout.is_terminal else nullcontext() as live:
+            while True:
+                try:
+                    found = gathered(env, log)
+                    for replica in found.replicas:
+                        lags[replica.replica].append(_lag_ms(replica))
+                    view = shown = rendered(found, lags)
+                except Unreachable as error:
+                    view = Group(Text(f"! {printable(str(error))}", "bold red"), shown)
+                if live is None:
+                    stdout.print(view, Text(""))
+                else:
+                    live.update(view, refresh=True)
+                time.sleep(every)
+    except KeyboardInterrupt:
+        return
 
 
-def gathered(env: Environment) -> StatusDocument:
-    """Everything that status shows, as it is now."""
-    from ..catalog import leases
-    from ..catalog.checkpoints import rows_owed
-    from ..catalog.skipping import skip_documents
-    from ..core.ids import Partition
-    from ..core.times import NEVER, format_time
-
-    now, refs, schema = env.clock(), env.catalog.refs(), env.catalog.reload_schema()
-    history = env.catalog.history(refs)
-    newest = history.newest
-    presences = leases.presences(env.catalog, now=now)
-    claim = leases.open_claim(env.catalog, refs)
-    replicas = [_replica(presence, len(history.after(presence.version)), now) for presence in presences]
-    agree = digests_agree(presences, schema.buckets)
-    alarms = [f"{p.replica}, partition {q.partition}: {q.alarm}" for p in presences for q in p.partitions if q.alarm]
-    if agree is False:
-        alarms.append("replicas at the same version have different digests")
-    if claim is not None:
-        alarms.append(f"a rollback to timeline {claim.timeline}, by {claim.who}, is not decided")
-    served = [q.trained_through for p in presences for q in p.partitions if q.trained_through != NEVER]
-    partitions = [Partition(p) for p in range(schema.partitions)]
-    return StatusDocument(
-        model=env.catalog.model, version=newest.version, timeline=refs.timeline, state=str(newest.state),
-        trained_through=format_time(newest.trained_through), freshness_s=None if not served else (now - min(served)) / 1e6,
-        refs={name: RefStatus(version=ref.version, follow=ref.follow, frozen=ref.frozen) for name, ref in refs.refs.items()},
-        rollback_under_way=None if claim is None else claim.timeline,
-        tables={name: TableShape(dim=table.dim, codec=table.codec) for name, table in schema.tables.items()},
-        log=[LogPartition(partition=p, begin=env.log.begin(p), end=env.log.end(p)) for p in partitions],
-        versions=[version_document(manifest, refs, schema.buckets) for manifest in history.trunk[-VERSIONS:]],
-        replicas=replicas, digests_agree=agree, rows_owed=rows_owed(env.catalog, newest.state),
-        skips=[
-            SkipStatus(partition=s.partition, offset=s.offset, rule=s.rule, who=s.who, at=format_time(s.at), why=s.why)
-            for s in skip_documents(env.catalog)
-        ],
-        alarms=alarms, at=format_time(now),
-    )  # fmt: skip
-
-
-def digests_agree(presences: list[Presence], buckets: int) -> bool | None:
-    """Whether replicas at the same version have the same digest of every bucket that two of them hold, and know one of."""
-    compared, known = False, [p for p in presences if p.digest is not None]
-    for at, one in enumerate(known):
-        for other in known[at + 1 :]:
-            first, last = max(one.buckets[0], other.buckets[0]), min(one.buckets[1], other.buckets[1])
-            if one.version != other.version or first >= last:
-                continue
-            compared = True
-            for table in {*one.digests, *other.digests}:
-                mine, theirs = (_digests(p.digests.get(table), buckets)[first:last] for p in (one, other))
-                if mine != theirs:
-                    return False
-    return True if compared else None
-
-
-def _digests(vector: DigestVector | None, buckets: int) -> list[int]:
-    return [0] * buckets if vector is None else [int(d) for d in vector.array(buckets)]
-
-
-def _replica(presence: Presence, behind: int, now: int) -> ReplicaDocument:
-    from ..core.times import NEVER, format_time
-
-    return ReplicaDocument(
-        replica=presence.replica, address=presence.address, ref=presence.ref, ready=presence.ready, version=presence.version,
-        versions_behind=behind, digest=presence.digest,
-        table_digests={name: _table_digest(vector) for name, vector in presence.digests.items()},
-        rows=presence.rows, bytes=presence.bytes, buckets=[presence.buckets[0], presence.buckets[1] - 1],
-        partitions=[
-            PartitionDocument(
-                partition=p.partition, offset=p.offset, end=p.end, lag_records=p.end - p.offset, lag_ms=p.lag_ms,
-                freshness_s=None if p.trained_through == NEVER else (now - p.trained_through) / 1e6,
-                trained_through=format_time(p.trained_through), version=p.version, timeline=p.timeline, skipped=p.skipped,
-                alarm=p.alarm,
-            )
-            for p in presence.partitions
-        ],
-    )  # fmt: skip
-
-
-def _table_digest(vector: DigestVector) -> str:
-    return hashlib.blake2b(base64.b64decode(vector.text), digest_size=16).hexdigest()
-
-
-def rendered(found: StatusDocument, lags: dict[str, deque[float]], width: int | None = None) -> RenderableType:
-    """The status for people, `width` columns wide; with the course of the lags, where there are any."""
+def rendered(found: StatusDocument, lags: Lags, width: int | None = None) -> RenderableType:
+    """The status for people, `width` columns wide; with the course of the lags, where there are any. What is wrong comes first: a
+    low terminal cuts off the end."""
     from rich.console import Group
     from rich.text import Text
 
@@ -245,45 +102,92 @@ def rendered(found: StatusDocument, lags: dict[str, deque[float]], width: int | 
     }[found.digests_agree]  # fmt: skip
     learned = f"learned up to {found.trained_through}  "
     head = Text.assemble((found.model, "bold"), f"  version {found.version}, timeline {found.timeline}, {learned}", agreement)
-    refs = "  ".join(f"{n} → {r.version}{' frozen' if r.frozen is not None else ''}" for n, r in found.refs.items())
-    versions = fitting_table(
+    parts: list[RenderableType] = [head, *(Text(f"! {printable(alarm)}", "bold red") for alarm in found.alarms)]
+    if found.alerts:
+        parts.append(Text(f"docs/runbook.md: {', '.join(found.alerts)}", "dim"))
+    parts += [_lag(found, lags), _refs(found), Text(""), _tiers(found, width), Text("")]
+    parts += [_replicas(found, lags, width) if found.replicas else Text("no replica is present", "dim")]
+    if found.skips:
+        places = ", ".join(f"partition {s.partition} offset {s.offset} ({s.why})" for s in found.skips[-SKIPS:])
+        parts += [Text(printable(f"skipped since they cannot be read, {len(found.skips)} in all: {places}"), "yellow")]
+    if found.rows_owed:
+        parts += [Text(f"{found.rows_owed:,} rows are not in the log, and come with the next delta", "yellow")]
+    return Group(*parts, Text(""), _versions(found, width))
+
+
+def _lag(found: StatusDocument, lags: Lags) -> Text:
+    """The worst lag and freshness of all replicas, and how the lag went."""
+    from rich.text import Text
+
+    worst = max((_lag_ms(replica) for replica in found.replicas), default=None)
+    course = [max(values) for values in zip(*(list(each)[::-1] for each in lags.values()), strict=False)][::-1]
+    shown = "–" if worst is None else _milliseconds(worst)
+    return Text.assemble("lag ", (shown, "bold"), f" {sparkline(course)}  freshness ", (human_seconds(found.freshness_s), "bold"))
+
+
+def _refs(found: StatusDocument) -> Text:
+    from rich.text import Text
+
+    texts = [f"{n} → {r.version}{'' if r.follow == 'log' else ' (versions)'}" for n, r in found.refs.items()]
+    frozen = [(" FROZEN", "bold red") if ref.frozen is not None else "" for ref in found.refs.values()]
+    return Text("  ").join(Text.assemble(text, ice) for text, ice in zip(texts, frozen, strict=True))
+
+
+def _tiers(found: StatusDocument, width: int) -> Table:
+    """The newest of each tier, as far as it is among the versions told; for the log, what it holds."""
+    rows: list[tuple[str, ...]] = []
+    for tier, kinds in (("snapshot", ("snapshot", "compaction")), ("delta", ("delta",)), ("rollback", ("rollback",))):
+        newest = next((v for v in reversed(found.versions) if v.kind in kinds), None)
+        if newest is not None:
+            rows.append(
+                (tier, f"version {newest.version}", newest.created_at[:19] + "Z", f"{newest.rows:,}", human_bytes(newest.bytes))
+            )
+    held, silence = sum(each.end - each.begin for each in found.log), [each.silence_s for each in found.log]
+    heard = max((each for each in silence if each is not None), default=None)
+    rows.append(("realtime", f"{held:,} records held", f"{human_seconds(heard)} ago", "", ""))
+    return fitting_table(["tier", "newest", "when", "rows", "size"], rows, spare=("size", "rows", "when"), width=width)
+
+
+def _versions(found: StatusDocument, width: int) -> Table:
+    return fitting_table(
         ["version", "refs", "kind", "state", "rows", "size", "learned up to"],
         [
             (d.version, " ".join(d.refs), d.kind, d.state, f"{d.rows:,}", human_bytes(d.bytes), d.trained_through)
             for d in found.versions
         ],
-        spare=("size", "state"),
+        spare=("size", "state", "rows", "refs"),
         width=width,
     )
+
+
+def _replicas(found: StatusDocument, lags: Lags, width: int) -> Table:
     course = ["lag so far"] if lags else []
-    replicas = fitting_table(
+    return fitting_table(
         ["replica", "ref", "ready", "version", "behind", "lag", "freshness", "rows", "memory", "digest", *course],
         [(*_row(replica), *(sparkline(lags[replica.replica]) for _ in course)) for replica in found.replicas],
-        spare=("ref", "memory", "behind", "rows", "digest"),
+        spare=("ref", "memory", "behind", "rows", "freshness", "digest", "version", *course),
         width=width,
     )
-    parts: list[RenderableType] = [head, Text(refs), Text(""), versions, Text("")]
-    parts += [replicas if found.replicas else Text("no replica is present", "dim")]
-    if found.skips:
-        places = ", ".join(f"partition {s.partition} offset {s.offset} ({s.why})" for s in found.skips[-SKIPS:])
-        parts += [Text(f"skipped since they cannot be read, {len(found.skips)} in all: {places}", "yellow")]
-    if found.rows_owed:
-        parts += [Text(f"{found.rows_owed:,} rows are not in the log, and come with the next delta", "yellow")]
-    parts += [Text(f"! {alarm}", "bold red") for alarm in found.alarms]
-    return Group(*parts)
 
 
 def _row(replica: ReplicaDocument) -> tuple[str, ...]:
-    lag = max((p.lag_ms or 0.0 for p in replica.partitions), default=0.0)
     fresh = max((p.freshness_s for p in replica.partitions if p.freshness_s is not None), default=None)
     return (
         replica.replica, replica.ref, "yes" if replica.ready else "NO", str(replica.version), str(replica.versions_behind),
-        f"{lag:.1f} ms", human_seconds(fresh), f"{sum(replica.rows.values()):,}", human_bytes(replica.bytes),
+        _milliseconds(_lag_ms(replica)), human_seconds(fresh), f"{sum(replica.rows.values()):,}", human_bytes(replica.bytes),
         (replica.digest or "")[:12],
     )  # fmt: skip
 
 
-def sparkline(values: deque[float] | tuple[float, ...]) -> str:
+def _lag_ms(replica: ReplicaDocument) -> float:
+    return max((p.lag_ms or 0.0 for p in replica.partitions), default=0.0)
+
+
+def _milliseconds(lag_ms: float) -> str:
+    return f"{lag_ms:.1f} ms" if lag_ms < 10_000 else human_seconds(lag_ms / 1000)
+
+
+def sparkline(values: Sequence[float]) -> str:
     """The last values as bars; the highest is full."""
     top = max(values, default=0.0)
     return "".join(

@@ -1,5 +1,5 @@
 """The small documents by which processes that never talk to each other agree: claims, terms, uploads, pins,
-skips, presence.
+skips, presence, care.
 
 Each carries an `id` that no other document has, so that whoever lost the reply to a put can tell its own from another's.
 """
@@ -89,6 +89,21 @@ class Skip(Document, frozen=True, kw_only=True):
     who: str
     at: WallTime
     why: str
+
+
+Work = Literal["verify", "retention", "compact"]
+
+
+class Care(Document, frozen=True, kw_only=True):
+    """`care/<work>.json`: how the last run that looks after the model ended. `found`: what was wrong, "" where nothing was."""
+
+    format: int = FORMAT
+    id: str
+    work: Work
+    ok: bool
+    found: str
+    who: str
+    at: WallTime
 
 
 class PartitionPresence(Document, frozen=True, kw_only=True):

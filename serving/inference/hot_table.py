@@ -1,4 +1,3 @@
-# mypy: disable-error-code="no-untyped-def,no-untyped-call,call-arg,var-annotated"
 """The hot rows of one table, written through from the log, and the near cache beside them. Knows no versions, no network.
 
 A follower writes to it as to a table; what is not hot is only dropped from the near cache. Rows are kept as float32, as the
@@ -14,17 +13,15 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from penstock.pipeline.core.codecs import codec
-from penstock.pipeline.core.hashing import buckets_of, load_word, partitions_of
+from penstock.pipeline.core.hashing import buckets_of, partitions_of
 from penstock.pipeline.core.ids import Partition
 from penstock.pipeline.core.records import NO_KEYS
 from penstock.pipeline.core.schema import ModelSchema, TableSchema
 from penstock.pipeline.core.times import WallTime
 
-from ..decoding import word_to_float
 from ..table import Table
 from .members import Keys, Members
 from .missing import Missing
@@ -55,17 +52,6 @@ class Sought:
     keys: Keys
     members: Members
     moment: int
-
-
-@njit(nogil=True, cache=True)
-def _from_int8(encoded, rows):
-    # As a replica decodes it, so that a row is the same whoever gives it.
-    dim = rows.shape[1]
-    for i in range(encoded.shape[0]):
-        word = load_word(encoded[i], dim)
-        scale, bias = word_to_float(word), word_to_float(word >> np.uint64(32))
-        for j in range(dim):
-            rows[i, j] = np.float32(encoded[i, j]) * scale + bias
 
 
 def warm_hot(schema: ModelSchema) -> None:
@@ -146,11 +132,7 @@ class HotTable:
         return np.asarray(hot)
 
     def _decoded(self, rows: Encoded) -> Rows:
-        if self._codec.name != "int8":
-            return np.ascontiguousarray(self._codec.decode(np.ascontiguousarray(rows), self.dim), np.float32)
-        floats = np.empty((len(rows), self.dim), np.float32)
-        _from_int8(rows, floats)
-        return floats
+        return np.ascontiguousarray(self._codec.decode(np.ascontiguousarray(rows), self.dim), np.float32)
 
     # ---- which are hot ---------------------------------------------------------------------------------------------------
 

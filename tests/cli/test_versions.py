@@ -34,6 +34,56 @@ def test_history_says_who_when_and_why(shell):
     assert found[-1]["refs"] == {"live": 3}
 
 
+def test_history_of_a_ref_and_since(shell, monkeypatch):
+    monkeypatch.setenv("PENSTOCK_ACTOR", "ann")
+    before = len(shell.json("history"))
+    shell("promote", 2, "--ref", "canary", "--reason", "gate passed")
+    shell("freeze", "--reason", "AUC falls")
+    shell("pin", 2, "--reason", "audit")
+    shell("unpin", 2, "--reason", "audit is over")
+    shell("thaw", "--reason", "false alarm")
+    found = shell.json("history")[before:]
+    assert [(each["who"], each["why"], each["moved"]) for each in found] == [
+        ("ann", "gate passed", ["canary"]), ("ann", "AUC falls", ["live"]), ("ann", "audit", []), ("ann", "audit is over", []),
+        ("ann", "false alarm", ["live"]),
+    ]  # fmt: skip
+    assert [each["what"] for each in found][2:4] == ["pinned version 2 as version-2", "unpinned version 2, which was version-2"]
+    assert shell.json("history", "--ref", "canary") == found[:1]
+    assert [each["what"] for each in shell.json("history", "--ref", "live")][-2:] == ["froze live", "thawed live"]
+    assert shell.json("history", "--since", found[1]["at"]) == found[1:]
+    assert shell.json("history", "--since", "7d")[-1] == found[-1]
+    assert shell.json("history", "--since", "2100-01-01T00:00:00Z") == []
+    assert "gate passed" in shell("history", "--ref", "canary").out
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [(("--ref", "none"), 5), (("--since", "yesterday"), 2), (("--since", "2026-11-21T10:07:00"), 2), (("--since", ""), 2)],
+)
+def test_history_that_is_asked_for_wrongly(shell, options, code):
+    assert shell("history", *options).code == code
+
+
+def test_whether_care_went_well_is_recorded(shell):
+    def cared():
+        return {each["work"]: each["ok"] for each in shell.json("status")["care"]}
+
+    assert cared() == {}
+    for command in (("retention", "--dry-run"), ("compact", "--dry-run"), ("verify", 99)):
+        shell(*command)
+    assert cared() == {}
+    for command in ("retention", "compact", "verify"):
+        assert shell(command).code == 0
+    assert cared() == {"retention": True, "compact": True, "verify": True}
+    for path in (shell.folder / "store/shop/data").rglob("*.arrow"):
+        path.write_bytes(b"?" * path.stat().st_size)
+    assert shell("verify").code == 3
+    found = next(each for each in shell.json("status")["care"] if each["work"] == "verify")
+    assert not found["ok"]
+    assert "is damaged" in found["found"]
+    assert "PenstockCareFailed" in shell.json("status")["alerts"]
+
+
 def test_a_ref_is_promoted_frozen_and_thawed(shell, monkeypatch):
     monkeypatch.setenv("PENSTOCK_ACTOR", "ann")
     canary = shell.json("promote", 2, "--ref", "canary", "--reason", "gate passed")

@@ -12,7 +12,7 @@ from penstock.pipeline.core import errors
 ROOT = Path(__file__).parents[2]
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
 INVARIANTS = re.search(r"## Invariants\n(.*?)\n## ", ARCHITECTURE, re.DOTALL)[1]
-FOLDERS = "pipeline|slicer|publishers|rollback|serving|examples|dags|tests|docs|bench"
+FOLDERS = "pipeline|slicer|publishers|rollback|serving|examples|dags|tests|docs|bench|monitoring"
 NUMBERS = [int(number) for number in re.findall(r"^(\d+)\. ", INVARIANTS, re.MULTILINE)]
 
 
@@ -44,7 +44,7 @@ def test_the_tree_of_errors_is_the_one_that_is_drawn():
     assert drawn == {name: (kind.__base__.__name__, kind.exit_code) for name, kind in classes}
 
 
-DOCS = [f"docs/{page}.md" for page in ("format", "cli", "checkpoints", "clients", "replicas", "inference")]
+DOCS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))
 PAGES = ["README.md", "ARCHITECTURE.md", *DOCS, "examples/retail/README.md"]
 
 

@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from penstock.pipeline.core.checkpoint import Checkpoint, Touched
-from penstock.pipeline.core.coordination import Claim, DenseAnnouncement, PartitionPresence, Pin, Presence, PublisherTerm, Upload
+from penstock.pipeline.core.coordination import (
+    Care,
+    Claim,
+    DenseAnnouncement,
+    PartitionPresence,
+    Pin,
+    Presence,
+    PublisherTerm,
+    Upload,
+)
 from penstock.pipeline.core.documents import DigestVector, Document
 from penstock.pipeline.core.ids import (
     Marker,
@@ -55,6 +64,7 @@ EXAMPLES: tuple[Document, ...] = (
         positions=_POSITIONS, dense=_DENSE,
         touched={PublisherId("p"): Touched(keys={"t": _RUN}, whole=("u",), unsent=1, owes_dense=True)},
     ),
+    Care(id="a", work="verify", ok=False, found="x", who="me", at=_NOW),
     Claim(
         id="a", timeline=Timeline(2), parent=Timeline(1), target=_TARGET, of=Timeline(1), base=Version(1), tables=("t",),
         cuts=(Offset(1),), who="me", at=_NOW, why="w",

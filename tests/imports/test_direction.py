@@ -14,8 +14,11 @@ LAYERS = [
     ("penstock.pipeline.ports",),
     ("penstock.pipeline.catalog",),
     ("penstock.pipeline.environment",),
+    ("penstock.pipeline.metrics", "penstock.pipeline.plain_http"),
+    ("penstock.pipeline.exposition",),
     ("penstock.slicer",),
     ("penstock.publishers", "penstock.rollback", "penstock.serving"),
+    ("penstock.pipeline.runs",),
     ("penstock.examples",),
     ("penstock.pipeline.cli",),
 ]

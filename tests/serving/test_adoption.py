@@ -505,6 +505,20 @@ def test_a_rollback_of_one_table(world):
     check_same(world, replica, lagging)
 
 
+def test_one_of_two_rollbacks_is_passed_where_rows_are_missing_that_the_other_takes_back(world):
+    """The first of them states digests that nobody can have who knows of the second; that is no disagreement."""
+    writer = published(world)
+    replica = replica_of(world)
+    writer.put("item", 3, 3, 4, 61)
+    first = roll_back(world, 9, tables=("item",))
+    second = roll_back(world, 2, tables=("item",))
+    step(replica)
+    assert (first.version < second.version, replica.version) == (True, second.version)
+    assert counted(replica, "dead") > 0
+    assert counted(replica, "disagreed") == counted(replica, "reloaded") == 0
+    check_same(world, replica)
+
+
 # ---- everything, in any order ------------------------------------------------------------------------------------------
 
 

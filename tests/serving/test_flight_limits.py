@@ -157,8 +157,9 @@ def test_answers_are_bounded_in_bytes_before_they_are_made(world, serve, connect
     assert raw.ask(["item"], [KEYS_OF])[1][0][1].all()
     with pytest.raises(Refused, match=f"an answer of {13 * DIM * 4} bytes, at most {12 * DIM * 4}"):
         raw.ask(["item"], [np.arange(13)])
+    raw.ask(["item"], [np.arange(13)], [Bags(np.array([0]), "sum")])
     with pytest.raises(Refused, match="an answer of"):
-        raw.ask(["item"], [KEYS_OF], [Bags(np.array([0]), "sum")])
+        raw.ask(["item"], [KEYS_OF], [Bags(np.array([0] * 13), "sum")])
 
 
 def test_a_dense_slice_counts_as_an_answer(world, serve, connect):

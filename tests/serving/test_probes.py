@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from penstock.pipeline.core.errors import Unreachable
-from penstock.serving.probes import MOST_AT_ONCE, PATIENCE_S, Probes
+from penstock.pipeline.plain_http import MOST_AT_ONCE, PATIENCE_S
+from penstock.serving.probes import Probes
 from penstock.serving.status import Health
 
 WELL = Health(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from penstock.pipeline.core.errors import InvalidInput, VersionGone
 from penstock.pipeline.core.hashing import add_puts, add_tombstones, buckets_of, partitions_of
 from penstock.pipeline.core.ids import Partition
+from penstock.serving.segments import Segment
 from penstock.serving.table import Table
 
 BUCKETS, PARTITIONS, DIM, MAX_LABELS = 24, 3, 3, 3
@@ -107,6 +108,29 @@ class Tables(RuleBasedStateMachine):
         puts = self.fresh(self.some(seed))
         self.table.load(*encoded(puts))
         self.corrected(puts, [])
+
+    @rule(seed=SEEDS)
+    def load_lent(self, seed: int) -> None:
+        puts = self.fresh(self.some(seed))
+        self.table.load_lent(*encoded(puts))
+        self.corrected(puts, [])
+
+    @rule(rows=st.integers(1, 60))
+    def bring_in(self, rows: int) -> None:
+        before, spent = self.table.borrowed_bytes, self.table.row_bytes
+        assert self.table.bring_in(rows) == (self.table.borrowed_bytes > 0)
+        assert self.table.borrowed_bytes <= before
+        assert self.table.row_bytes >= spent
+
+    @rule()
+    def bring_in_all(self) -> None:
+        while self.table.bring_in(1000):
+            pass
+        assert not any((segment.contents()[1] >= self.table._slab.lent).any() for segment in self.segments())
+        assert not (self.table._index.contents()[1] >= self.table._slab.lent).any()
+
+    def segments(self) -> list[Segment]:
+        return [segment for row in self.table._segments._rows for segment in row]
 
     @rule(seed=SEEDS, partition=PARTS)
     def correct(self, seed: int, partition: Partition) -> None:
@@ -220,10 +244,11 @@ class Tables(RuleBasedStateMachine):
     @precondition(lambda self: hasattr(self, "table"))
     @invariant()
     def every_slot_is_in_one_place(self) -> None:
-        """It holds a row or an image, or is free, or will be; and the images are within the budget, the newest of a partition."""
+        """It holds a row or an image, or is free, or will be; or it is lent. The images are within the budget, the newest of a
+        partition."""
         slab, segments = self.table._slab, self.table._segments
         present = self.table._index.contents()[1]
-        every = sorted((segment for row in segments._rows for segment in row), key=lambda segment: segment.order)
+        every = sorted(self.segments(), key=lambda segment: segment.order)
         images = [segment.contents()[1] for segment in every]
         assert [int((found > 0).sum()) for found in images] == [segment.images for segment in every]
         assert segments.images == sum(segment.images for segment in every) <= self.image_bytes // slab.stride
@@ -231,7 +256,11 @@ class Tables(RuleBasedStateMachine):
             imaged = [segment.imaged for segment in row]
             assert imaged == sorted(imaged)
         known = np.concatenate([present, *images, slab.free[: slab.free_count], *(slots for _, slots in slab._retired)])
-        assert np.sort(known[known > 0]).tolist() == list(range(1, slab.top))
+        assert np.sort(known[(known > 0) & (known < slab.lent)]).tolist() == list(range(1, slab.top))
+        lent = [range(loan.first, loan.stop) for loan in slab._loans]
+        assert all(
+            any(slot in loan for loan in lent) for slot in np.concatenate([present, *images]).tolist() if slot >= slab.lent
+        )
 
     @rule(first=st.integers(0, BUCKETS), count=st.integers(0, BUCKETS))
     def scan(self, first: int, count: int) -> None:
