@@ -11,6 +11,7 @@ import numpy as np
 from penstock.pipeline.catalog.skipping import read_skips
 from penstock.pipeline.core.errors import NotFound, VersionGone
 from penstock.pipeline.core.hashing import buckets_of, partitions_of
+from penstock.pipeline.core.ids import Partition
 from penstock.pipeline.core.manifest import Manifest
 
 from .invariants import Invariants
@@ -35,7 +36,9 @@ class Watch:
     def ask(self, replica: Any) -> None:
         """Whoever asks now is answered with exactly one version, where that was promised."""
         for p, state in replica.follower.partitions.items():
-            self._reached[replica, p] = max(state.offset, self._reached.get((replica, p), 0))
+            # One that was loaded anew may have read on before, unseen.
+            seen = len(self.invariants.log.kept[p]) if state.counters.reloaded else state.offset
+            self._reached[replica, p] = max(seen, self._reached.get((replica, p), 0))
         if (shown := replica.lookups.shown) is not None:
             self._ask_for(replica, shown, None)
             dense = None if replica.dense is None else replica.dense.info
@@ -134,7 +137,9 @@ class Watch:
         begins = replica.follower.history.version(state.version).positions.partitions[partition].offset
         skips = read_skips(self.invariants.catalog)
         for p, offset in log.harmed:
-            passed = p == partition and begins <= offset < min(state.offset, log.given_again.get(p, state.offset))
+            # What the brokers do not hold any more was skipped once, and needs no decision now.
+            first = max(begins, log.begin(Partition(p)))
+            passed = p == partition and first <= offset < min(state.offset, log.given_again.get(p, state.offset))
             ensure(
                 not passed or skips.has(p, offset), f"{replica.name} passed partition {p} offset {offset}, which nobody can read"
             )
