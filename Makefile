@@ -57,7 +57,7 @@ $(READY): requirements.lock pyproject.toml
 	@command -v $(PYTHON) > /dev/null || { echo "Penstock needs Python 3.11 or newer, and there is no '$(PYTHON)'; try make PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Penstock needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) -V 2>&1); try make PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { echo "$(PYTHON) comes without venv; on Debian: apt-get install python3-venv" >&2; exit 1; }
-	@echo "making .venv from requirements.lock (once, about a minute) ..." >&2
+	@echo "making .venv from requirements.lock (once, some minutes) ..." >&2
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --no-input -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --no-input --no-deps -e .

@@ -11,7 +11,7 @@ from penstock.pipeline.environment import Environment
 
 
 def promote(env: Environment, version: Version, *, ref: str, why: str) -> Refs:
-    """A ref that is new follows versions alone. `Refused`: the version was taken back by a rollback, or the ref follows the log
+    """A ref that is new follows versions alone. `NotFound`: the version is not there, or not whole any more. `Refused`: the version was taken back by a rollback, or the ref follows the log
     and is ahead already: replicas cannot unlearn what the log has brought, but by a rollback."""
     checked_name(ref, "ref")
 
@@ -29,6 +29,7 @@ def promote(env: Environment, version: Version, *, ref: str, why: str) -> Refs:
                 f"ref {ref} follows the log and is at version {found.version}, past {version}",
                 hint=f"`penstock rollback --to-version {version}` goes back",
             )
+        history.check_restorable(version)
         return msgspec.structs.replace(refs, refs={**refs.refs, ref: msgspec.structs.replace(found, version=version)})
 
     return env.catalog.move(change, what=f"promoted version {version} to {ref}", actor=env.actor(why))

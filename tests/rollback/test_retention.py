@@ -111,6 +111,8 @@ def test_refs_pins_and_claims_keep_what_they_need():
             with pytest.raises(NotFound, match=gone):
                 leases.put_pin(world.catalog, "late", version, actor=world.actor())
             with pytest.raises(NotFound, match=gone):
+                promote(env, version, ref="canary", why="")
+            with pytest.raises(NotFound, match=gone):
                 plan_rollback(env, to_version(version))
             with pytest.raises(NotFound, match=gone):
                 execute(env, planned, why="it was planned before")
