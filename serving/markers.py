@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.pipeline.core.errors import VersionGone
-from penstock.pipeline.core.hashing import add_puts, buckets_of
+from penstock.pipeline.core.hashing import buckets_of, put_hashes
 from penstock.pipeline.core.ids import Offset, State
 
 from .changes import Part
 from .holding import Digests, Holding
-from .partition import Marked, PartitionState, Waypoint
+from .partition import Marked, Overruled, PartitionState, Waypoint
 
 WAYPOINTS = 16
 """Of a partition at most, but for those at markers."""
@@ -129,19 +129,16 @@ class Markers:
             except VersionGone:
                 marked.lose(table, buckets[still], count)
                 continue
-            digests = marked.digests.setdefault(table, np.zeros(count, np.uint64))
-            digests -= self._hashed(part.keys[still][there], rows[there])
-            if part.rows is not None:
-                digests += self._hashed(part.keys[still], part.rows[still])
+            keys = part.keys[still]
+            said = np.zeros(len(keys), np.uint64) if part.rows is None else put_hashes(keys, part.rows[still])
+            before = marked.overruled.setdefault(table, Overruled(keys[:0], said[:0]))
+            counted = before.counted(keys, np.where(there, put_hashes(keys, rows), np.uint64(0)))
+            np.add.at(marked.digests.setdefault(table, np.zeros(count, np.uint64)), buckets[still], said - counted)
+            before.add(keys, said)
 
     def _marked(self, state: PartitionState, intervals: dict[State, Digests]) -> Marked:
         unsure, unknown = ({name: mask.copy() for name, mask in state.passed_over.items()} for _ in range(2))
         return Marked(self.holding.digests(state.partition), intervals, unsure, unknown)
-
-    def _hashed(self, keys: NDArray[np.int64], rows: NDArray[np.uint8]) -> NDArray[np.uint64]:
-        found = np.zeros(self.holding.schema.buckets, np.uint64)
-        add_puts(found, keys, rows)
-        return found
 
     def trim(self, state: PartitionState, *, keep: State | None = None) -> None:
         """Of the older versions only the newest within the bound stay servable, and `keep`."""

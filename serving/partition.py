@@ -16,6 +16,28 @@ from .holding import Digests
 
 
 @dataclass(slots=True)
+class Overruled:
+    """Of keys at a marker, rising, what a delta says instead of what the table keeps: the hash of the row, 0 where none is."""
+
+    keys: NDArray[np.int64]
+    hashes: NDArray[np.uint64]
+
+    def counted(self, keys: NDArray[np.int64], hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """uint64[n]: what counts of these keys, where the table says `hashes`."""
+        if not len(self.keys):
+            return hashes
+        at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        return np.where(self.keys[at] == keys, self.hashes[at], hashes)
+
+    def add(self, keys: NDArray[np.int64], hashes: NDArray[np.uint64]) -> None:
+        """Of distinct keys."""
+        others = ~np.isin(self.keys, keys)
+        keys, hashes = np.concatenate((self.keys[others], keys)), np.concatenate((self.hashes[others], hashes))
+        order = np.argsort(keys)
+        self.keys, self.hashes = keys[order], hashes[order]
+
+
+@dataclass(slots=True)
 class Marked:
     """What a replica remembers of a marker: the digests at it, and those of the intervals that end at it, by the older state
     that they begin at. `unsure[table]` (bool[buckets]): where a row at the marker cannot be served any more, since a delta
@@ -25,6 +47,7 @@ class Marked:
     intervals: dict[State, Digests]
     unsure: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
     unknown: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    overruled: dict[str, Overruled] = field(default_factory=dict)
 
     def doubt(self, table: str, buckets: NDArray[np.integer], bucket_count: int) -> None:
         self.unsure.setdefault(table, np.zeros(bucket_count, np.bool_))[buckets] = True

@@ -182,6 +182,12 @@ def _add_puts(keys, data, width, buckets, digests):
 
 
 @njit(nogil=True, cache=True)
+def _put_hashes(keys, data, width, out):
+    for i in range(keys.size):
+        out[i] = put_hash(mix(keys[i]), data, i * width, width)
+
+
+@njit(nogil=True, cache=True)
 def _add_tombstones(keys, buckets, digests):
     for i in range(keys.size):
         mixed = mix(keys[i])
@@ -209,6 +215,13 @@ def bucket_range(partition: int, *, bucket_count: int, partition_count: int) -> 
 def add_puts(digests: NDArray[np.uint64], keys: NDArray[np.int64], rows: NDArray[np.uint8]) -> None:
     """Adds the hashes of encoded rows (uint8[n, width], C order) to `digests` (uint64[buckets]), each to its key's bucket."""
     _add_puts(keys, np.ascontiguousarray(rows).reshape(-1), rows.shape[1], digests.size, digests)
+
+
+def put_hashes(keys: NDArray[np.int64], rows: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """uint64[n]: the hash of each encoded row (uint8[n, width], C order) under its key, as it counts in a digest."""
+    out = np.empty(keys.size, np.uint64)
+    _put_hashes(keys, np.ascontiguousarray(rows).reshape(-1), rows.shape[1], out)
+    return out
 
 
 def add_tombstones(digests: NDArray[np.uint64], keys: NDArray[np.int64]) -> None:

@@ -4,6 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from penstock.pipeline.core.hashing import add_puts
 from penstock.pipeline.core.ids import State
 from penstock.pipeline.core.schema import ModelSchema, TableSchema
 from penstock.pipeline.core.times import WallTime
@@ -71,6 +72,19 @@ def test_digests_at_a_marker_and_later_ones_follow_what_a_delta_says(runs, said,
         if budget:
             sure = ~marked.unsure.get("t", np.zeros(BUCKETS, np.bool_))
             assert np.array_equal(digests_at(holding, marker)[sure], right[sure])
+
+
+def test_what_two_deltas_say_of_a_key_written_behind_both_counts_once():
+    holding, markers, state = world(1 << 20)
+    for marker in MARKERS[:2]:
+        markers.mark(state, marker)
+    put(holding, [(1, 5)])
+    markers.overrule(state, MARKERS[0], "t", Part(np.array([1]), rows_of(9)))
+    markers.overrule(state, MARKERS[1], "t", Part(np.array([1]), None))
+    right = np.zeros(BUCKETS, np.uint64)
+    assert np.array_equal(state.marked[MARKERS[1]].digests["t"], right)
+    add_puts(right, np.array([1]), rows_of(9))
+    assert np.array_equal(state.marked[MARKERS[0]].digests["t"], right)
 
 
 def test_without_images_the_digest_is_not_known():
