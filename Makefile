@@ -7,7 +7,7 @@ PACKAGES := pipeline slicer publishers rollback serving examples
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench fuzz simulate chaos format lock clean
+.PHONY: help setup demo fleet test check bench fuzz simulate chaos format lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ check: $(READY) ## format, lint, types, fast tests: in two minutes
 
 test: $(READY) ## every test; real servers are started where they can be (CI=true: must be)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+fleet: $(READY) ## a fleet in minutes: Airflow, Kafka, S3, trainer, replicas; poison, and a rollback by DAG; SHORT=1
+	@$(BIN)/python -m penstock.examples.fleet $(if $(SHORT),--short)
 
 bench: $(READY) ## measures, and writes down what was measured
 	$(BIN)/python -m bench

@@ -1,8 +1,9 @@
 """The whole model, at a quiet hour.
 
 The newest whole checkpoint that was there before the data interval ended is sliced by as many tasks as `schedule.parts` says,
-side by side, and one commits what all have written. The snapshot stands beside the chain of deltas. A part that is tried again
-finds what it has written. Without `schedule.checkpoints` there is no such DAG.
+side by side, and one commits what all have written. Its state is committed as a delta before that, so that the snapshot
+stands beside the chain, and deltas go on meanwhile. A part that is tried again finds what it has written. Without
+`schedule.checkpoints` there is no such DAG.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ def declare(model: str, settings: ScheduleConfig) -> DAG | None:
     schedule = intervals(settings.snapshot, settings)
     with declared(model, "snapshot", settings, doc=__doc__, schedule=schedule, deadline=settings.snapshot_deadline) as dag:
 
-        @task
+        @task(pool=settings.pool)
         def choose() -> list[dict[str, Any]]:
             from penstock.pipeline.runs.publishing import choose_snapshot
 
             with acting(model) as env:
                 name = get_current_context()["run_id"]
-                chosen = choose_snapshot(env, until=covered_until(), parts=settings.parts, name=name)
+                chosen = choose_snapshot(env, until=covered_until(), parts=settings.parts, name=name, why=reason())
                 if chosen is None:
                     raise AirflowSkipException("no whole checkpoint is there whose snapshot is not")
                 return [{"chosen": told(chosen), "part": part} for part in range(1, chosen.parts + 1)]

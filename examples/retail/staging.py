@@ -46,7 +46,7 @@ def _quoted(text: str) -> str:
 
 @dataclass(slots=True)
 class Command:
-    """One command of `penstock` in a process of its own."""
+    """One command in a process of its own, `penstock` or another program."""
 
     name: str
     process: subprocess.Popen[bytes]
@@ -57,7 +57,7 @@ class Command:
         """`PenstockError` with its last words, if it has failed."""
         code = self.process.poll()
         if code:
-            raise PenstockError(f"penstock {self.name} ended with exit code {code}: {self._last_words()}")
+            raise PenstockError(f"{self.name} ended with exit code {code}: {self._last_words()}")
         return code is None
 
     def result(self) -> bytes:
@@ -65,7 +65,7 @@ class Command:
         try:
             self.process.wait(COMMAND_S)
         except subprocess.TimeoutExpired:
-            raise Unreachable(f"penstock {self.name} has not ended in {COMMAND_S:.0f} s: {self._last_words()}") from None
+            raise Unreachable(f"{self.name} has not ended in {COMMAND_S:.0f} s: {self._last_words()}") from None
         self.running()
         return self.said.read_bytes()
 
@@ -88,16 +88,25 @@ class Stage:
     _commands: list[Command] = field(default_factory=list)
 
     def start(self, *arguments: str, environment: Mapping[str, str] | None = None) -> Command:
-        number, name = len(self._commands), arguments[0]
+        """`penstock` with these arguments."""
+        return self.start_program(arguments[0], *PENSTOCK, *arguments, environment=environment)
+
+    def start_program(self, name: str, *command: str, environment: Mapping[str, str] | None = None) -> Command:
+        number = len(self._commands)
         said, logged = (self.folder / f"{number}-{name}.{kind}" for kind in ("out", "log"))
         with said.open("wb") as out, logged.open("wb") as log:
             process = subprocess.Popen(
-                [*PENSTOCK, *arguments], stdin=subprocess.DEVNULL, stdout=out, stderr=log, start_new_session=True,
+                command, stdin=subprocess.DEVNULL, stdout=out, stderr=log, start_new_session=True,
                 env={**os.environ, "PENSTOCK_CONFIG": str(self.config), **(environment or {})},
             )  # fmt: skip
-        command = Command(name, process, said, logged)
-        self._commands.append(command)
-        return command
+        started = Command(name, process, said, logged)
+        self._commands.append(started)
+        return started
+
+    def check(self) -> None:
+        """`PenstockError` if anything that was started has failed."""
+        for command in self._commands:
+            command.running()
 
     def close(self) -> None:
         """Asks all that still run to end, and makes sure of it."""

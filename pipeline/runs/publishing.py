@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -19,7 +20,7 @@ from penstock.slicer.sidecar import read_sidecar
 from ..catalog import keys
 from ..core.coordination import Upload
 from ..core.documents import decode
-from ..core.errors import NotFound
+from ..core.errors import NotFound, Refused
 from ..core.history import History
 from ..core.manifest import Manifest
 from ..core.times import WallTime, format_time
@@ -70,9 +71,9 @@ def publish_newest_delta(env: Environment, *, until: WallTime, named: Collection
     return made if _made_by(env, made) else None
 
 
-def choose_snapshot(env: Environment, *, until: WallTime, parts: int, name: str) -> Chosen | None:
+def choose_snapshot(env: Environment, *, until: WallTime, parts: int, name: str, why: str) -> Chosen | None:
     """The newest whole checkpoint that was there before `until`; None where there is none, or its state is there as a whole by
-    another run. `name`: of the run."""
+    another run. `name`: of the run. Its state is committed first, so that deltas may go on while it is sliced."""
     history = env.catalog.history()
     for found in reversed(_candidates(env, history, until=until)):
         with open_checkpoint(found.path) as checkpoint:
@@ -81,9 +82,17 @@ def choose_snapshot(env: Environment, *, until: WallTime, parts: int, name: str)
         state = found.sidecar.state or "unmarked"
         run = f"{re.sub('[^0-9A-Za-z_-]+', '-', name)[-70:].strip('-')}-{state}-of-{parts}"
         whole = None if found.committed is None else whole_state(history, found.committed)
-        is_done = whole is not None and whole.upload != run
-        return None if is_done else Chosen(path=str(found.path), run=run, parts=parts)
+        if whole is not None and whole.upload != run:
+            return None
+        if found.committed is None and found.sidecar.state:
+            _commit_state(env, found, why=why)
+        return Chosen(path=str(found.path), run=run, parts=parts)
     return None
+
+
+def _commit_state(env: Environment, found: Candidate, *, why: str) -> None:
+    with checkpoint_source(found.path, env.model) as source, suppress(Refused):  # of another shape, which the snapshot brings
+        publish_delta(env, source, sidecar=found.sidecar, why=why)
 
 
 def slice_part(env: Environment, chosen: Chosen, part: int) -> PartDocument:

@@ -12,7 +12,7 @@ from penstock.pipeline.core import errors
 ROOT = Path(__file__).parents[2]
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
 INVARIANTS = re.search(r"## Invariants\n(.*?)\n## ", ARCHITECTURE, re.DOTALL)[1]
-FOLDERS = "pipeline|slicer|publishers|rollback|serving|examples|dags|tests|docs|bench|monitoring"
+FOLDERS = "pipeline|slicer|publishers|rollback|serving|examples|dags|tests|docs|bench|monitoring|deploy"
 NUMBERS = [int(number) for number in re.findall(r"^(\d+)\. ", INVARIANTS, re.MULTILINE)]
 
 

@@ -118,7 +118,7 @@ def test_after_a_rollback_a_checkpoint_of_the_dead_timeline_is_not_published(yar
     execute(env, plan_rollback(env, before_event(yard.through)), why="poison")
     assert yard.delta(second(20)) is None
     assert yard.delta(second(20), named={str(path)}) is None
-    assert choose_snapshot(yard.env, until=second(20), parts=2, name="run") is None
+    assert choose_snapshot(yard.env, until=second(20), parts=2, name="run", why="test") is None
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def test_a_delta_that_dies_at_any_call_is_finished_by_its_next_try(yard):
 
 def snapshot(env, *, until, name="run", parts=3):
     """As the tasks do, one after the other."""
-    chosen = choose_snapshot(env, until=until, parts=parts, name=name)
+    chosen = choose_snapshot(env, until=until, parts=parts, name=name, why="test")
     if chosen is None:
         return None
     for part in range(1, parts + 1):
@@ -195,6 +195,18 @@ def test_a_snapshot_of_an_interval_that_deltas_have_passed_stands_beside_the_cha
     assert (str(made.state), made.kind) == ("1-2", "snapshot")
     assert yard.env.catalog.refs().ref("live").version == 3
     assert rows_of(yard.env, yard.env.catalog.history().newest)["item"] == yard.tables["item"]
+
+
+def test_deltas_go_on_while_a_snapshot_is_sliced(yard):
+    yard.step("a", {1: 10.0})
+    chosen = choose_snapshot(yard.env, until=second(2), parts=2, name="run", why="test")
+    slice_part(yard.env, chosen, 1)
+    yard.step("b", {2: 20.0})
+    assert str(yard.delta(second(3), who="another").state) == "1-3"
+    slice_part(yard.env, chosen, 2)
+    made = commit_snapshot(yard.env, chosen, why="test")
+    assert (str(made.state), made.kind) == ("1-2", "snapshot")
+    assert str(yard.env.catalog.history().newest.state) == "1-3"
 
 
 @pytest.mark.slow
@@ -225,7 +237,7 @@ def test_a_snapshot_of_one_that_nobody_marked_dies_at_any_call_as_well(unmarked)
 
 def test_a_run_whose_checkpoint_has_changed_since_is_refused(yard):
     path = yard.step("a", {1: 10.0})
-    chosen = choose_snapshot(yard.env, until=second(10), parts=2, name="run")
+    chosen = choose_snapshot(yard.env, until=second(10), parts=2, name="run", why="test")
     slice_part(yard.env, chosen, 1)
     yard.tables["item"][77] = 1.0
     yard.save("a", Sidecar(state="1-2"))
@@ -236,7 +248,9 @@ def test_a_run_whose_checkpoint_has_changed_since_is_refused(yard):
 
 def test_a_run_is_named_by_what_may_be_a_key(yard):
     yard.step("a", {1: 10.0})
-    chosen = choose_snapshot(yard.env, until=second(10), parts=2, name="scheduled__2026-11-21T03:17:00+00:00" + "x" * 200)
+    chosen = choose_snapshot(
+        yard.env, until=second(10), parts=2, name="scheduled__2026-11-21T03:17:00+00:00" + "x" * 200, why="test"
+    )
     assert len(chosen.run) <= 100
     assert set(chosen.run) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
     assert msgspec.convert(msgspec.to_builtins(chosen), type(chosen)) == chosen

@@ -1,0 +1,5 @@
+"""What reads the files."""
+
+from deployment_files import checker
+
+__all__ = ["checker"]
