@@ -12,8 +12,7 @@ from penstock.pipeline.environment import Environment
 
 def promote(env: Environment, version: Version, *, ref: str, why: str) -> Refs:
     """A ref that is new follows versions alone. `NotFound`: the version is not there, or not whole any more. `Refused`: it was
-    taken back by a rollback, or the ref follows the log and is ahead already: replicas cannot unlearn what the log has brought, but
-    by a rollback."""
+    taken back by a rollback, or the ref follows the log and is ahead already, and replicas cannot unlearn but by a rollback."""
     checked_name(ref, "ref")
 
     def change(refs: Refs) -> Refs:
