@@ -44,7 +44,7 @@ def run() -> list[Figure]:
         config.write_text(CONFIG.format(folder=folder))
         _publish(config)
         names = {"all": "0-255", "low": "0-127", "high": "128-255", "other": "0-255"}
-        fleet = {name: closing.enter_context(_replica(config, name, buckets)) for name, buckets in names.items()}
+        fleet = {name: closing.enter_context(replica(config, name, buckets)) for name, buckets in names.items()}
         urls = {name: url for name, (_, url) in fleet.items()}
         return [*_shards(urls), *_hedging(urls, fleet["other"][0])]
 
@@ -118,7 +118,7 @@ def _publish(config: Path) -> None:
 
 
 @contextmanager
-def _replica(config: Path, name: str, buckets: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def replica(config: Path, name: str, buckets: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`penstock replica` in a process; gives its URL once it is ready."""
     command = [*COMMAND, "replica", "--config", str(config), "--listen", "127.0.0.1:0", "--name", name, "--buckets", buckets]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "200"})

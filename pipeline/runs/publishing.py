@@ -84,7 +84,7 @@ def choose_snapshot(env: Environment, *, until: WallTime, parts: int, name: str,
         whole = None if found.committed is None else whole_state(history, found.committed)
         if whole is not None and whole.upload != run:
             return None
-        if found.committed is None and found.sidecar.state:
+        if found.committed is None and found.sidecar.state and history.newest.kind != "birth":
             _commit_state(env, found, why=why)
         return Chosen(path=str(found.path), run=run, parts=parts)
     return None

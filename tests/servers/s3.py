@@ -85,7 +85,8 @@ def running_s3(folder: Path) -> Iterator[str]:
 def new_bucket(endpoint: str) -> str:
     """The name of a bucket made for the caller."""
     name = f"test-{secrets.token_hex(6)}"
-    client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", config=Config(s3={"addressing_style": "path"}))
+    session = boto3.Session()  # the default one keeps the credentials of the first server
+    client = session.client("s3", endpoint_url=endpoint, region_name="us-east-1", config=Config(s3={"addressing_style": "path"}))
     client.create_bucket(Bucket=name)
     return name
 
