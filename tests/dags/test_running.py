@@ -15,7 +15,7 @@ from penstock.pipeline.core.times import format_time
 from penstock.pipeline.ports.wall_clock import system_clock
 from penstock.serving.replica import Replica
 
-pytestmark = [pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(1800)]
 KINDS = ("snapshot", "delta", "compaction", "retention", "verification", "rollback", "freeze", "thaw")
 ROWS = 400_000
 

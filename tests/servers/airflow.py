@@ -30,6 +30,8 @@ USER = "operator"
 COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
 START_S = 120.0
 LOOK_S = 0.25
+PATIENCE = 6
+"""So many times as long as a machine needs that has nothing else to do: a busy one is slow, not wrong."""
 ENDED = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
 T = TypeVar("T")
 
@@ -67,7 +69,7 @@ class Airflow:
                     [*_AIRFLOW, name],
                     env=self._environment, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
                 )  # fmt: skip
-        deadline = time.monotonic() + START_S
+        deadline = time.monotonic() + PATIENCE * START_S
         while not self._is_healthy():
             ended = [name for name, process in self._processes.items() if process.poll() is not None]
             if ended or time.monotonic() > deadline:
@@ -144,7 +146,7 @@ class Airflow:
         number = next(asset["id"] for asset in found if asset["uri"].rstrip("/") == uri)
         self.request("POST", "/assets/events", {"asset_id": number, "extra": dict(extra)})
 
-    def finished(self, dag: str, run: str, *, within_s: float = 240.0) -> dict[str, Any]:
+    def finished(self, dag: str, run: str, *, within_s: float = 60.0) -> dict[str, Any]:
         """The run, once it has ended."""
         return until(lambda: (found := self.run(dag, run))["state"] in ENDED and found, within_s, lambda: self.told(dag, run))
 
@@ -177,7 +179,7 @@ class Airflow:
 
     def _run(self, *command: str) -> None:
         ended = subprocess.run(
-            [*_AIRFLOW, *command], env=self._environment, capture_output=True, text=True, timeout=START_S, check=False
+            [*_AIRFLOW, *command], env=self._environment, capture_output=True, text=True, timeout=PATIENCE * START_S, check=False
         )
         if ended.returncode:
             raise AirflowUnavailable(f"airflow {' '.join(command)}: {ended.stderr[-2000:]}")
@@ -199,10 +201,10 @@ def running_airflow(home: Path, *, dags: Path, environment: Mapping[str, str]) -
 
 def until(look: Callable[[], T], within_s: float, told: Callable[[], str]) -> T:
     """What `look` finds, once that is something; `told` says what there was instead."""
-    deadline = time.monotonic() + within_s
+    deadline = time.monotonic() + PATIENCE * within_s
     while not (found := look()):
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {within_s:.0f} s: {told()}")
+            raise AssertionError(f"not within {PATIENCE * within_s:.0f} s: {told()}")
         time.sleep(LOOK_S)
     return found
 
