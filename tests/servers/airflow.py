@@ -168,7 +168,15 @@ class Airflow:
         if not self._token:
             given = {"username": USER, "password": self._password}
             self._token = _answer(f"{self.url}/auth/token", "POST", given, "")["access_token"]
-        return _answer(f"{self.url}/api/v2{path}", method, body, self._token)
+        deadline = time.monotonic() + PATIENCE * START_S
+        while True:
+            try:
+                return _answer(f"{self.url}/api/v2{path}", method, body, self._token)
+            except urllib.error.HTTPError as error:
+                # SQLite has one writer at a time; who comes meanwhile is turned away, and nothing was done.
+                if "database is locked" not in str(error.__notes__).lower() or time.monotonic() > deadline:
+                    raise
+            time.sleep(LOOK_S)
 
     def _is_healthy(self) -> bool:
         try:
@@ -234,7 +242,7 @@ def _answer(url: str, method: str, body: object | None, token: str) -> Any:
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, headers, method=method)
     try:
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as found:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=PATIENCE * 30) as found:
             return json.loads(found.read() or b"null")
     except urllib.error.HTTPError as error:
         error.add_note(error.read().decode(errors="replace")[:1000])
