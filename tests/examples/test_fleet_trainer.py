@@ -43,9 +43,16 @@ class Place:
         )
         self.config, self.folder = parse_config(text, "test"), folder / "checkpoints"
         self.journal = folder / "journal"
+        self._trainers = []
 
     def trainer(self, **options):
-        return FleetTrainer(self.config, self.folder, **{"warm": WARM} | options)
+        self._trainers.append(FleetTrainer(self.config, self.folder, **{"warm": WARM} | options))
+        return self._trainers[-1]
+
+    def close(self):
+        """As a kill does: without a checkpoint."""
+        for trainer in self._trainers:
+            trainer._delivery.close()
 
     def open(self):
         return open_environment(self.config, "retail")
@@ -65,7 +72,9 @@ class Place:
 
 @pytest.fixture
 def place(tmp_path):
-    return Place(tmp_path)
+    found = Place(tmp_path)
+    yield found
+    found.close()
 
 
 def digest(place, trainer):
