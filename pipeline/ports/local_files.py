@@ -181,7 +181,9 @@ class LocalFiles:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
-            raise InvalidInput(f"{target.relative_to(self.root)}: a part of this key is an object itself") from None
+            if any(parent.is_file() for parent in target.parents):
+                raise InvalidInput(f"{target.relative_to(self.root)}: a part of this key is an object itself") from None
+            raise FileNotFoundError(f"{target.parent}: was a folder, and has gone meanwhile") from None
 
     def _sync_up(self, folder: Path) -> None:
         """Makes the names down to `folder` durable; another process may have made one and not yet have synced it."""

@@ -10,13 +10,13 @@ from typing import Any
 from unittest.mock import patch
 
 from penstock.publishers import driving, stream, updates
-from penstock.serving import chains, lookups, replica, table
+from penstock.serving import chains, lookups, replica, table, tiers
 from penstock.slicer import blocks, comparison, layers, slicing
 
 from .scheduler import Scheduler, Task
 
 REPLACED = {
-    "threading": (driving, comparison, replica, table),
+    "threading": (driving, comparison, replica, table, tiers),
     "time": (driving, stream, lookups),
     "ThreadPoolExecutor": (layers, blocks, slicing, chains),
 }
