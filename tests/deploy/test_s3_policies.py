@@ -60,7 +60,7 @@ def gateway(tmp_path_factory):
         for who in WHO:
             admin = [binary, "admin", "-a", "root", "-s", root, "-er", endpoint, "create-user"]
             subprocess.run([*admin, "-a", who, "-s", f"{who}-secret", "-r", "user"], check=True, capture_output=True, timeout=30)
-        s3 = boto3.client(
+        s3 = boto3.Session().client(
             "s3", endpoint_url=endpoint, aws_access_key_id="root", aws_secret_access_key=root, region_name="us-east-1"
         )
         s3.create_bucket(Bucket=BUCKET)
@@ -162,7 +162,7 @@ def test_readers_change_nothing_but_their_presence(config, acting, gateway):
         with pytest.raises(PenstockError, match="denied|Denied|may not"):
             execute(env, plan_rollback(env, to_version(before.trunk)), why="a test")
         assert env.catalog.refs() == before
-    s3 = boto3.client("s3", endpoint_url=gateway, region_name="us-east-1")
+    s3 = boto3.Session().client("s3", endpoint_url=gateway, region_name="us-east-1")
     for key in (keys.refs(model), keys.schema(model)):
         with pytest.raises(ClientError, match="AccessDenied"):
             s3.put_object(Bucket=BUCKET, Key=f"models/{key}", Body=b"{}")
@@ -173,6 +173,6 @@ def test_readers_change_nothing_but_their_presence(config, acting, gateway):
 def test_nobody_writes_beside_the_models(acting, gateway):
     for who in WHO:
         acting(who)
-        s3 = boto3.client("s3", endpoint_url=gateway, region_name="us-east-1")
+        s3 = boto3.Session().client("s3", endpoint_url=gateway, region_name="us-east-1")
         with pytest.raises(ClientError, match="AccessDenied"):
             s3.put_object(Bucket=BUCKET, Key="elsewhere", Body=b"")

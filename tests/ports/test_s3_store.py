@@ -306,7 +306,7 @@ def test_an_abandoned_upload_leaves_no_parts(store, direct, proxy):
 
 
 def parts_left(direct, proxy):
-    client = boto3.client(
+    client = boto3.Session().client(
         "s3", endpoint_url=proxy.endpoint, region_name="us-east-1", config=Config(s3={"addressing_style": "path"})
     )
     found = client.list_multipart_uploads(Bucket=direct.url.removeprefix("s3://"))
