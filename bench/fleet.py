@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,13 +19,13 @@ from penstock.publishers import FRESH, Delivery
 from penstock.serving import Client
 
 from .figures import Figure, alternating, median_ratio, seconds
+from .servers import COMMAND
 from .tables import DIM, scratch_folder
 
 ROWS, BATCH, FEW = 1_000_000, 150_000, 500
 ROUNDS, LOOKUPS = 20, 1500
 STOPPED_S, GOING_S = 0.05, 0.4
 START_S = 300.0
-COMMAND = (sys.executable, "-c", "from penstock.pipeline.cli.main import main; main()")
 CONFIG = """
 [store]
 url = "file://{folder}/store"

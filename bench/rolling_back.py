@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -38,6 +37,7 @@ from penstock.serving.client import Client
 
 from .bootstrap import BUCKETS, PARTITIONS, TABLE, publish
 from .figures import Figure
+from .servers import COMMAND
 from .tables import DIM, scratch_folder
 
 ROWS, MORE_ROWS = 10_000_000, 40_000_000
@@ -47,7 +47,6 @@ NEEDED_BYTES = 20 << 30
 """For two replicas of the larger table, with what they remember."""
 BATCH, ROWS_PER_S = 1000, 100_000
 MODES = {"from files": 0, "from memory": 512 << 20}
-COMMAND = (sys.executable, "-c", "from penstock.pipeline.cli.main import main; main()")
 PATIENCE_S = 120.0
 MINUTE_US = 60_000_000
 CONFIG = """

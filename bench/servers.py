@@ -21,6 +21,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from servers.kafka import KafkaUnavailable, running_kafka
 
 START_S = 20.0
+COMMAND = (sys.executable, "-c", "from penstock.pipeline.cli.main import main; main()")
+"""Penstock's own, in a process of its own."""
 ROWS_A_COMMAND, UNDER_WAY = 1000, 64
 """So many commands are sent ahead of their answers."""
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from penstock.pipeline.catalog import keys, leases
 from penstock.pipeline.catalog.checkpoints import checkpoints_between, marked_checkpoint
-from penstock.pipeline.core.checkpoint import Checkpoint
+from penstock.pipeline.core.checkpoint import Checkpoint, newest_dense
 from penstock.pipeline.core.coordination import Upload
 from penstock.pipeline.core.documents import DigestVector
 from penstock.pipeline.core.errors import ChainBroken, NotResumable, Refused
@@ -103,13 +103,8 @@ def dense_of(env: Environment, source: Source, prefix: str, base: Manifest, chec
 
 
 def announced_since(env: Environment, base: Manifest, checkpoint: Checkpoint) -> DenseInfo | None:
-    """The newest dense slice that a checkpoint after the base has brought: not what a dead term has announced past the one that
-    its trainer was resumed from."""
-    between = checkpoints_between(env.catalog, base.state, checkpoint.state)
-    found = [
-        c.dense for c in between if c.dense is not None and c.status == "marked" and c.state.timeline == checkpoint.state.timeline
-    ]
-    return found[-1] if found else None
+    """The newest dense slice that a checkpoint after the base has brought."""
+    return newest_dense(checkpoints_between(env.catalog, base.state, checkpoint.state), checkpoint.state.timeline)
 
 
 def archived(env: Environment, source: Source, prefix: str) -> Archive | None:

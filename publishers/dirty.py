@@ -3,14 +3,14 @@ find too many, which a delta sets right; never too few. Reads the store and the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from penstock.pipeline.catalog.catalog import Catalog
 from penstock.pipeline.catalog.checkpoints import last_marker, read_checkpoint
 from penstock.pipeline.catalog.replay import replay_live
 from penstock.pipeline.catalog.skipping import read_skips
-from penstock.pipeline.core.checkpoint import Checkpoint
+from penstock.pipeline.core.checkpoint import Checkpoint, newest_dense
 from penstock.pipeline.core.errors import NotFound, PositionGone
 from penstock.pipeline.core.history import History
 from penstock.pipeline.core.ids import Marker, Offset, Partition, PublisherId
@@ -50,13 +50,15 @@ def dirty_keys(
     for manifest in lineage:
         if manifest.state.marker > origin.state.marker:
             _from_version(catalog, manifest, found)
-    found.touched.owes_dense = _owes_dense(catalog, lineage, origin)
-    below = [manifest for manifest in lineage if manifest.state.marker <= origin.state.marker]
-    if not below or origin.positions is None:
+    before = next((m for m in reversed(lineage) if m.state.marker <= origin.state.marker), None)
+    if before is None or origin.positions is None:
+        found.touched.owes_dense = history.newest.dense is not None
         _all(catalog, found)
         return found
-    _from_shapes(catalog, below[-1], history.newest, found)
-    _from_checkpoints(catalog, origin, below=below[-1].state.marker, mine=mine, publisher=publisher, found=found)
+    checkpoints = {number: _checkpoint(catalog, number) for number in range(before.state.marker + 1, last_marker(catalog) + 1)}
+    found.touched.owes_dense = _owes_dense(before, history.newest, origin, checkpoints)
+    _from_shapes(catalog, before, history.newest, found)
+    _from_checkpoints(catalog, origin, checkpoints, mine=mine, publisher=publisher, found=found)
     _from_log(catalog, log, history, origin, opened=opened, mine=mine, publisher=publisher, found=found)
     return found
 
@@ -74,29 +76,31 @@ def _from_shapes(catalog: Catalog, before: Manifest, newest: Manifest, found: Di
             found.touched.widen(generation)
 
 
-def _owes_dense(catalog: Catalog, lineage: Sequence[Manifest], origin: Origin) -> bool:
-    """Whether the dense slice of the origin is not that of the newest version."""
-    below = [manifest for manifest in lineage if manifest.state.marker <= origin.state.marker]
-    had, newest = below[-1].dense if below else None, lineage[-1].dense
-    for number in range(below[-1].state.marker + 1, origin.state.marker + 1) if below else ():
-        try:
-            found, _ = read_checkpoint(catalog, Marker(number))
-        except NotFound:
-            return True  # retention has removed what would tell
-        if found.status == "marked" and found.state.timeline == origin.state.timeline and found.dense is not None:
-            had = found.dense
-    return (had and had.digest) != (newest and newest.digest)
+def _owes_dense(before: Manifest, newest: Manifest, origin: Origin, checkpoints: Mapping[int, Checkpoint | None]) -> bool:
+    """Whether the dense slice of the origin is not that of the newest version, or may not be. `before`: the newest live version
+    at or before the origin."""
+    between = [checkpoint for number, checkpoint in checkpoints.items() if number <= origin.state.marker]
+    known = [checkpoint for checkpoint in between if checkpoint is not None]
+    had = newest_dense(known, origin.state.timeline) or before.dense
+    return len(known) < len(between) or (had and had.digest) != (newest.dense and newest.dense.digest)
+
+
+def _checkpoint(catalog: Catalog, number: int) -> Checkpoint | None:
+    """None where retention has removed it."""
+    try:
+        return read_checkpoint(catalog, Marker(number))[0]
+    except NotFound:
+        return None
 
 
 def _from_checkpoints(
-    catalog: Catalog, origin: Origin, *, below: Marker, mine: set[PublisherId], publisher: PublisherId, found: Dirty
-) -> None:
+    catalog: Catalog, origin: Origin, checkpoints: Mapping[int, Checkpoint | None], *,
+    mine: set[PublisherId], publisher: PublisherId, found: Dirty,
+) -> None:  # fmt: skip
     """What was touched between the newest live state at or before the origin, and the origin; past it, what is the publisher's
     own among the rows of later versions."""
-    for number in range(below + 1, last_marker(catalog) + 1):
-        try:
-            checkpoint, _ = read_checkpoint(catalog, Marker(number))
-        except NotFound:
+    for number, checkpoint in checkpoints.items():
+        if checkpoint is None:
             if number <= origin.state.marker:
                 _all(catalog, found)
             continue

@@ -15,12 +15,12 @@ from penstock.pipeline.catalog import leases
 from penstock.pipeline.catalog.checkpoints import checkpoints_between, last_marker, read_checkpoint
 from penstock.pipeline.catalog.replay import record_name
 from penstock.pipeline.catalog.skipping import read_skips
-from penstock.pipeline.core.checkpoint import Checkpoint
+from penstock.pipeline.core.checkpoint import Checkpoint, newest_dense
 from penstock.pipeline.core.errors import NotFound, Refused
 from penstock.pipeline.core.history import History
 from penstock.pipeline.core.ids import Marker, Offset, Partition
-from penstock.pipeline.core.manifest import Manifest
-from penstock.pipeline.core.records import RecordKind
+from penstock.pipeline.core.manifest import Manifest, TableChange
+from penstock.pipeline.core.records import NO_KEYS, RecordKind
 from penstock.pipeline.core.schema_change import TablePlan
 from penstock.pipeline.core.times import WallTime
 from penstock.pipeline.environment import Environment
@@ -31,7 +31,7 @@ from penstock.slicer.run_layout import TableLayout
 from penstock.slicer.slicing import slice_rows
 
 from .carrying import carry, entries_since
-from .commits import PROMOTE, Collected, Written, announced_since, commit_checkpoint, data_prefix
+from .commits import PROMOTE, Collected, Written, commit_checkpoint, data_prefix
 from .key_runs import read_keys
 from .schema_change import meanings, plan_log, tell
 
@@ -54,15 +54,20 @@ def publish_delta_from_log(
     checkpoint = _newest_checkpoint(env, base, until)
     if checkpoint is None:
         return base
-    touched = _check_sent(env, base, checkpoint)
+    between = checkpoints_between(env.catalog, base.state, checkpoint.state)
+    announced = newest_dense(between, checkpoint.state.timeline)
+    touched = _check_sent(between, has_dense=announced is not None)
     plan = plan_log(env, base)
     tell(plan, base)
     skipped = _skipped(env, base, checkpoint)
     why = _with_skipped(skipped, plan.reason(why))
     upload = leases.open_upload(env.catalog, purpose=f"delta of state {checkpoint.state} from the log", actor=env.actor(why))
-    written, logged = _folded(env, history, checkpoint, plan, touched, data_prefix(env, upload))
+    prefix = data_prefix(env, upload)
+    changes, logged = _folded(env, history, checkpoint, plan, prefix)
+    changes |= carry(env, history, checkpoint, plan, touched, prefix).whole().changes
     if not skipped:
-        _check_logged(env, base, checkpoint, plan, logged)
+        _check_logged(env, between, plan, logged)
+    written = Written(changes, announced or base.dense, "log", plan.shapes, plan.retired)
     return commit_checkpoint(env, checkpoint, base, written, kind="delta", upload=upload, promote=promote, why=why)
 
 
@@ -78,34 +83,30 @@ def _newest_checkpoint(env: Environment, base: Manifest, until: WallTime | None)
     return None
 
 
-def _check_sent(env: Environment, base: Manifest, checkpoint: Checkpoint) -> set[str]:
+def _check_sent(between: Sequence[Checkpoint], *, has_dense: bool) -> set[str]:
     """The tables that were touched since the base. Checkpoints that a resume gave up count as well: another publisher may still
     owe what it did not send for them."""
     tables: set[str] = set()
-    has_dense = announced_since(env, base, checkpoint) is not None
-    for found in checkpoints_between(env.catalog, base.state, checkpoint.state):
+    for found in between:
         for publisher, touched in found.touched.items():
             tables |= set(touched.keys)
             if touched.unsent or touched.whole:
                 owed = f"{touched.unsent} rows" if touched.unsent else f"tables {', '.join(touched.whole)}"
-                raise Refused(
-                    f"checkpoint {found.state}: {publisher} did not send {owed} over the log",
-                    hint=INSTEAD,
-                )
+                raise Refused(f"checkpoint {found.state}: {publisher} did not send {owed} over the log", hint=INSTEAD)
             if touched.owes_dense and not has_dense:
                 raise Refused(f"checkpoint {found.state}: {publisher} did not send its dense slice over the log", hint=INSTEAD)
     return tables
 
 
-def _check_logged(env: Environment, base: Manifest, checkpoint: Checkpoint, plan: TablePlan, logged: Mapping[str, Keys]) -> None:
+def _check_logged(env: Environment, between: Sequence[Checkpoint], plan: TablePlan, logged: Mapping[str, Keys]) -> None:
     """`Refused` when a key was touched, its row was acknowledged, and the log between the two states does not have it for the
     generation that is meant by now: a broker has lost it, or it was sent before that generation was there."""
     means = {name: name for name in env.schema.tables if name not in plan.others} | meanings(env.schema, plan)
-    for found in checkpoints_between(env.catalog, base.state, checkpoint.state):
+    for found in between:
         for publisher, touched in found.touched.items():
             for name, run in touched.keys.items():
                 for keys in read_keys(env.catalog.store, env.schema, name, run) if name in means else ():
-                    held = logged.get(means[name], np.empty(0, np.int64))
+                    held = logged.get(means[name], NO_KEYS)
                     if len(missing := np.setdiff1d(keys, held, assume_unique=True)):
                         lost = f"key {missing[0]} of table {env.schema.table_of(name)}"
                         raise Refused(
@@ -130,10 +131,10 @@ def _with_skipped(skipped: Sequence[tuple[Partition, Offset]], why: str) -> str:
 
 
 def _folded(
-    env: Environment, history: History, checkpoint: Checkpoint, plan: TablePlan, touched: set[str], prefix: str
-) -> tuple[Written, dict[str, Keys]]:
+    env: Environment, history: History, checkpoint: Checkpoint, plan: TablePlan, prefix: str
+) -> tuple[dict[str, TableChange], dict[str, Keys]]:
     """What the log holds between the newest version and the checkpoint, partition by partition; and all keys of it."""
-    schema, base = env.catalog.reload_schema(), history.newest
+    schema = env.catalog.reload_schema()
     changes: dict[str, Collected] = {}
     folds: dict[str, Fold] = {}
     logged: dict[str, list[Keys]] = {}
@@ -159,7 +160,4 @@ def _folded(
             write()
             held = 0
     write()
-    carried = carry(env, history, checkpoint, plan, touched, prefix).whole()
-    written = {name: found.change() for name, found in changes.items()} | carried.changes
-    dense = announced_since(env, base, checkpoint) or base.dense
-    return Written(written, dense, "log", plan.shapes, plan.retired), {name: distinct(keys) for name, keys in logged.items()}
+    return {name: found.change() for name, found in changes.items()}, {name: distinct(keys) for name, keys in logged.items()}

@@ -4,6 +4,7 @@ Bounded; the adopted version's marker is always among them. Knows no log, no sto
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from penstock.pipeline.core.ids import Offset, State
 
 from .changes import Part
 from .holding import Digests, Holding
-from .partition import Marked, Overruled, PartitionState, Waypoint
+from .partition import Marked, Overruled, PartitionState, Waypoint, add_buckets
 
 WAYPOINTS = 16
 """Of a partition at most, but for those at markers."""
@@ -73,7 +74,7 @@ class Markers:
     def pass_over(self, state: PartitionState, table: str, keys: NDArray[np.int64]) -> None:
         """Rows of the log are not taken, since a later rollback takes them back: up to it no version is exact where they are."""
         count = self.holding.schema.buckets
-        state.passed_over.setdefault(table, np.zeros(count, np.bool_))[buckets_of(keys, count)] = True
+        add_buckets(state.passed_over, table, buckets_of(keys, count), count)
 
     def pass_by(self, state: PartitionState) -> None:
         """The next record is at `state.offset`: a waypoint, if enough has been written since the last label."""
@@ -137,8 +138,8 @@ class Markers:
             before.add(keys, said)
 
     def _marked(self, state: PartitionState, intervals: dict[State, Digests]) -> Marked:
-        unsure, unknown = ({name: mask.copy() for name, mask in state.passed_over.items()} for _ in range(2))
-        return Marked(self.holding.digests(state.partition), intervals, unsure, unknown)
+        digests, passed_over = self.holding.digests(state.partition), state.passed_over
+        return Marked(digests, intervals, unsure=deepcopy(passed_over), unknown=deepcopy(passed_over))
 
     def trim(self, state: PartitionState, *, keep: State | None = None) -> None:
         """Of the older versions only the newest within the bound stay servable, and `keep`."""

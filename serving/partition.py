@@ -14,6 +14,13 @@ from penstock.pipeline.core.times import NEVER, EventTime, WallTime
 
 from .holding import Digests
 
+Masks = dict[str, NDArray[np.bool_]]
+"""bool[buckets] per table."""
+
+
+def add_buckets(masks: Masks, table: str, buckets: NDArray[np.integer], bucket_count: int) -> None:
+    masks.setdefault(table, np.zeros(bucket_count, np.bool_))[buckets] = True
+
 
 @dataclass(slots=True)
 class Overruled:
@@ -45,15 +52,15 @@ class Marked:
 
     digests: Digests
     intervals: dict[State, Digests]
-    unsure: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
-    unknown: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    unsure: Masks = field(default_factory=dict)
+    unknown: Masks = field(default_factory=dict)
     overruled: dict[str, Overruled] = field(default_factory=dict)
 
     def doubt(self, table: str, buckets: NDArray[np.integer], bucket_count: int) -> None:
-        self.unsure.setdefault(table, np.zeros(bucket_count, np.bool_))[buckets] = True
+        add_buckets(self.unsure, table, buckets, bucket_count)
 
     def lose(self, table: str, buckets: NDArray[np.integer], bucket_count: int) -> None:
-        self.unknown.setdefault(table, np.zeros(bucket_count, np.bool_))[buckets] = True
+        add_buckets(self.unknown, table, buckets, bucket_count)
 
     @property
     def is_sure(self) -> bool:
@@ -155,8 +162,8 @@ class PartitionState:
     """Where the newest record of a publisher was that has been taken here."""
     arrived: list[Arrival] = field(default_factory=list)
     """What the newest step has taken."""
-    passed_over: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
-    """bool[buckets] per table: where rows of the log were not taken, since a rollback yet to be adopted takes them back."""
+    passed_over: Masks = field(default_factory=dict)
+    """Where rows of the log were not taken, since a rollback yet to be adopted takes them back."""
     applying: Offset | None = None
     """Where a step began whose rows are not all written yet."""
     paused: bool = False

@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ..core.coordination import Care, Work
-from ..core.documents import decode, encode
+from ..core.documents import encode
 from ..core.errors import InvalidInput, NotFound, PenstockError
 from ..core.times import WallTime
 from ..ports.store import Overwrite
 from . import keys
 from .catalog import Catalog
+from .reading import read_documents
 
 log = logging.getLogger(__name__)
 
@@ -51,10 +52,4 @@ def _record(catalog: Catalog, work: Work, outcome: Outcome, *, who: str, now: Wa
 
 def cares(catalog: Catalog) -> list[Care]:
     """The last run of each kind of work that ever ran."""
-    found = []
-    for entry in list(catalog.store.list(keys.cares(catalog.model))):
-        try:
-            found.append(decode(Care, catalog.store.get(entry.key).data, entry.key))
-        except NotFound:
-            continue  # the model is being removed
-    return found
+    return read_documents(catalog, Care, keys.cares(catalog.model))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 import msgspec
 
 from ..core.coordination import Claim, Pin, Presence, PublisherTerm, Upload
-from ..core.documents import Document, decode, encode
+from ..core.documents import decode, encode
 from ..core.errors import CommitConflict, Expired, InvalidInput, NotFound, Superseded
 from ..core.ids import PublisherId, State, Term, Timeline, Version, checked_name
 from ..core.refs import Refs
@@ -16,21 +14,7 @@ from ..ports.settling import put_settled
 from ..ports.store import Create, Overwrite, Swap
 from . import keys
 from .catalog import ATTEMPTS, Actor, Catalog
-
-D = TypeVar("D", bound=Document)
-
-
-def _read(catalog: Catalog, kind: type[D], key: str) -> D | None:
-    try:
-        return decode(kind, catalog.store.get(key).data, key)
-    except NotFound:
-        return None
-
-
-def _read_all(catalog: Catalog, kind: type[D], prefix: str) -> list[D]:
-    found = [_read(catalog, kind, entry.key) for entry in catalog.store.list(prefix)]
-    return [document for document in found if document is not None]
-
+from .reading import read_document, read_documents
 
 # ---- uploads ---------------------------------------------------------------------------------------------------------
 
@@ -55,7 +39,7 @@ def join_upload(catalog: Catalog, name: str, *, purpose: str, actor: Actor) -> U
 
 def check_upload(catalog: Catalog, upload: str) -> None:
     """`Expired` unless the upload is still its owner's: the guard of a commit."""
-    found = _read(catalog, Upload, keys.upload(catalog.model, upload))
+    found = read_document(catalog, Upload, keys.upload(catalog.model, upload))
     if found is None or found.status != "open":
         raise Expired(f"upload {upload} was given up by retention", hint="publish again, and raise retention.publish_deadline")
 
@@ -72,18 +56,18 @@ def expire_upload(catalog: Catalog, upload: Upload) -> None:
 
 
 def uploads(catalog: Catalog) -> list[Upload]:
-    return _read_all(catalog, Upload, keys.uploads(catalog.model))
+    return read_documents(catalog, Upload, keys.uploads(catalog.model))
 
 
 # ---- publishers ------------------------------------------------------------------------------------------------------
 
 
 def publisher_term(catalog: Catalog, publisher: PublisherId) -> PublisherTerm | None:
-    return _read(catalog, PublisherTerm, keys.publisher(catalog.model, publisher))
+    return read_document(catalog, PublisherTerm, keys.publisher(catalog.model, publisher))
 
 
 def publisher_terms(catalog: Catalog) -> list[PublisherTerm]:
-    return _read_all(catalog, PublisherTerm, keys.publishers(catalog.model))
+    return read_documents(catalog, PublisherTerm, keys.publishers(catalog.model))
 
 
 def take_term(
@@ -130,7 +114,7 @@ def take_term(
 
 
 def read_claim(catalog: Catalog, timeline: Timeline) -> Claim | None:
-    return _read(catalog, Claim, keys.claim(catalog.model, timeline))
+    return read_document(catalog, Claim, keys.claim(catalog.model, timeline))
 
 
 def open_claim(catalog: Catalog, refs: Refs) -> Claim | None:
@@ -172,7 +156,7 @@ def put_pin(catalog: Catalog, name: str, version: Version, *, actor: Actor, unti
 
 def remove_pin(catalog: Catalog, name: str) -> Pin:
     key = keys.pin(catalog.model, name)
-    found = _read(catalog, Pin, key)
+    found = read_document(catalog, Pin, key)
     if found is None:
         raise NotFound(f"model {catalog.model} has no pin {name!r}")
     catalog.store.delete(key)
@@ -181,7 +165,7 @@ def remove_pin(catalog: Catalog, name: str) -> Pin:
 
 def pins(catalog: Catalog, *, now: WallTime) -> list[Pin]:
     """Those that hold: leases that have run out do not count."""
-    return [pin for pin in _read_all(catalog, Pin, keys.pins(catalog.model)) if pin.until is None or pin.until > now]
+    return [pin for pin in read_documents(catalog, Pin, keys.pins(catalog.model)) if pin.until is None or pin.until > now]
 
 
 def report_presence(catalog: Catalog, presence: Presence) -> None:
@@ -196,9 +180,9 @@ def remove_presence(catalog: Catalog, replica: str) -> None:
 
 def presences(catalog: Catalog, *, now: WallTime) -> list[Presence]:
     """The replicas whose lease has not ended."""
-    return [p for p in reported(catalog) if p.until > now]
+    return [p for p in reported(catalog) if p.is_live(now)]
 
 
 def reported(catalog: Catalog) -> list[Presence]:
     """The replicas that have reported and did not leave, those whose lease has ended included."""
-    return _read_all(catalog, Presence, keys.presences(catalog.model))
+    return read_documents(catalog, Presence, keys.presences(catalog.model))

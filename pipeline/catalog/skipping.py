@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from ..core.coordination import Skip
 from ..core.documents import decode, encode
-from ..core.errors import CommitConflict, Corrupt, InvalidInput, NotFound, PositionGone, Refused
+from ..core.errors import CommitConflict, Corrupt, InvalidInput, PositionGone, Refused
 from ..core.ids import Offset, Partition
 from ..core.skips import Skips
 from ..ports.log import LogEntry, UpdateLog
@@ -18,6 +18,7 @@ from ..ports.settling import put_settled
 from ..ports.store import Create
 from . import keys
 from .catalog import Actor, Catalog
+from .reading import read_documents
 from .replay import Unreadable, checked, decoded, payloads, record_name
 
 MOST_SKIPS = 10_000
@@ -31,13 +32,7 @@ def read_skips(catalog: Catalog) -> Skips:
 
 def skip_documents(catalog: Catalog) -> list[Skip]:
     """The decisions, by partition and offset."""
-    found = []
-    for entry in catalog.store.list(keys.skips(catalog.model)):
-        try:
-            found.append(decode(Skip, catalog.store.get(entry.key).data, entry.key))
-        except NotFound:
-            continue  # retention was quicker
-    return found
+    return read_documents(catalog, Skip, keys.skips(catalog.model))
 
 
 def skip_record(catalog: Catalog, log: UpdateLog, partition: Partition, offset: Offset, *, actor: Actor) -> Skip:

@@ -162,7 +162,7 @@ def gathered(env: Environment, watch: LogWatch | None = None) -> StatusDocument:
     history, window_us = env.catalog.history(refs), microseconds(env.config.recovery.window)
     newest, live = history.newest, history.version(refs.ref(LIVE).version)
     reported = leases.reported(env.catalog)
-    presences = [p for p in reported if p.until > now]
+    presences = [p for p in reported if p.is_live(now)]
     claim = leases.open_claim(env.catalog, refs)
     uploads = [upload for upload in leases.uploads(env.catalog) if upload.status == "open"]
     served = [q.trained_through for p in presences for q in p.partitions if q.trained_through != NEVER]
@@ -188,7 +188,7 @@ def gathered(env: Environment, watch: LogWatch | None = None) -> StatusDocument:
         version_age_s=(now - newest.created_at) / 1e6,
         versions=[version_document(manifest, refs, schema.buckets) for manifest in history.trunk[-VERSIONS:]],
         replicas=[_replica(presence, _behind(presence, history, refs), now) for presence in presences],
-        silent=[p.replica for p in reported if p.until <= now < p.until + 1_000_000 * SILENT_FOR_S],
+        silent=[p.replica for p in reported if not p.is_live(now) and now < p.until + 1_000_000 * SILENT_FOR_S],
         publishers=[t.publisher for t in leases.publisher_terms(env.catalog) if t.publisher != OFFLINE],
         chain=_chain_length(history, live), max_chain=env.config.retention.max_chain, recovery_window_s=window_us / 1e6,
         recovery_reach_s=_reach_s(history, begins, now),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
 
 from .documents import FORMAT, Document
 from .errors import Corrupt, InvalidInput
-from .ids import Positions, PublisherId, State, Term
+from .ids import Positions, PublisherId, State, Term, Timeline
 from .manifest import DenseInfo, RunInfo
 from .times import FIRST_US, LAST_US, NEVER, EventTime, WallTime, format_time, parse_time
 
@@ -39,6 +40,13 @@ class Checkpoint(Document, frozen=True, kw_only=True):
     touched: dict[PublisherId, Touched]
     dense: DenseInfo | None = None
     """The newest dense slice that was announced on the log since the checkpoint before; None where none was."""
+
+
+def newest_dense(checkpoints: Iterable[Checkpoint], timeline: Timeline) -> DenseInfo | None:
+    """The newest dense slice that checkpoints, oldest first, have brought to a timeline: not what a dead term has announced past
+    the one that its trainer was resumed from."""
+    marked = (found for found in checkpoints if found.status == "marked" and found.state.timeline == timeline)
+    return next((found.dense for found in reversed([*marked]) if found.dense is not None), None)
 
 
 class Sidecar(msgspec.Struct, frozen=True, kw_only=True):

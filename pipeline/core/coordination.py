@@ -147,6 +147,10 @@ class Presence(Document, frozen=True, kw_only=True):
     at: WallTime
     until: WallTime
 
+    def is_live(self, now: WallTime) -> bool:
+        """Whether the lease of this report has not ended."""
+        return self.until > now
+
 
 class DenseAnnouncement(Document, frozen=True, kw_only=True):
     """The text of a dense record: announcement `number` of its publisher's term; the slice is already in the store."""

@@ -4,12 +4,12 @@ import logging
 import os
 import signal
 import subprocess
-import sys
 import time
 from contextlib import contextmanager
 
 import pytest
 from certificates import Authority
+from command_shell import COMMAND
 
 from penstock.pipeline.cli.serve import LookupDocument
 from penstock.pipeline.cli.status import PartitionDocument, ReplicaDocument, StatusDocument
@@ -18,7 +18,6 @@ from penstock.pipeline.environment import open_environment
 from penstock.serving.replica import Replica
 from penstock.serving.server import Server
 
-COMMAND = (sys.executable, "-c", "from penstock.pipeline.cli.main import main; main()")
 START_S = 120.0
 
 

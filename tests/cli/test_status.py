@@ -9,11 +9,11 @@ import select
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import msgspec
 import pytest
+from command_shell import COMMAND
 from rich.console import Console
 
 from penstock.pipeline.catalog import leases
@@ -183,10 +183,7 @@ def test_silence_is_told_by_the_record_and_then_by_looking():
 
 
 def watching(shell, **options):
-    # Whoever was started in the background has inherited that SIGINT is ignored.
-    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    program = f"{heard}; from penstock.pipeline.cli.main import main; main()"
-    command = [sys.executable, "-c", program, "status", "--watch", "--every", "0.1", "--config", str(shell.config)]
+    command = [*COMMAND, "status", "--watch", "--every", "0.1", "--config", str(shell.config)]
     return subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True, **options)
 
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
+from alarm_address import alarm_address
 from servers.airflow import Airflow, AirflowUnavailable, running_airflow, until
 from servers.kafka import skip_or_fail
 from servers.s3 import new_bucket
@@ -133,7 +129,7 @@ class Plant:
 def plant(tmp_path_factory, s3_server, kafka_server):
     folder = tmp_path_factory.mktemp("plant")
     alarms = []
-    with _listening(alarms) as url:
+    with alarm_address(alarms) as url:
         config = folder / "penstock.toml"
         text = CONFIG.format(bucket=new_bucket(s3_server), endpoint=s3_server, kafka=kafka_server)
         now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -150,27 +146,3 @@ def plant(tmp_path_factory, s3_server, kafka_server):
                     found.close()
         except AirflowUnavailable as error:
             skip_or_fail(error)
-
-
-@contextmanager
-def _listening(alarms: list[str]) -> Iterator[str]:
-    """An address that takes alarms, into a list."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            alarms.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["text"])
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, *_):
-            return
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

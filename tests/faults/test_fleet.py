@@ -11,13 +11,13 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import pytest
+from command_shell import COMMAND
 
 from penstock.pipeline.core.errors import PenstockError, Unreachable
 from penstock.publishers import FRESH, Delivery
@@ -28,7 +28,6 @@ SECONDS, LEAST_KILLS = float(os.environ.get("FLEET_SECONDS", "10")), 3
 WAIT_S = 180.0
 KEYS, DIM, ASKERS = 2000, 4, 2
 SPREAD = 1_000_003
-COMMAND = (sys.executable, "-c", "from penstock.pipeline.cli.main import main; main()")
 CONFIG = """
 [store]
 url = "file://{folder}/store"

@@ -6,12 +6,12 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from command_shell import COMMAND
 from exchanges import Raw, connect, serve
 from pyarrow import flight
 from served import step
@@ -25,7 +25,6 @@ from penstock.publishers import FRESH, Delivery
 from penstock.serving.wire import KEYS
 
 __all__ = ["connect", "serve"]
-COMMAND = (sys.executable, "-c", "from penstock.pipeline.cli.main import main; main()")
 KEYS_OF = np.arange(12)
 LOOKUP = flight.FlightDescriptor.for_command(b'{"tables": ["item"]}')
 CONFIG = """

@@ -4,7 +4,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from command_shell import COMMAND
 
 from penstock.pipeline.config import load_config
 from penstock.pipeline.core.errors import Unreachable
@@ -19,7 +19,6 @@ from penstock.pipeline.environment import open_environment
 from penstock.publishers import FRESH, Delivery
 from penstock.serving import Client, Replica
 
-COMMAND = (sys.executable, "-c", "from penstock.pipeline.cli.main import main; main()")
 START_S = 120.0
 DIM = 4
 CONFIG = """

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-import threading
-import time
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from races import race
 from served import published, world_of
 
 from penstock.pipeline.core.hashing import buckets_of, partitions_of
@@ -17,7 +16,7 @@ from penstock.pipeline.core.records import RecordKind
 from penstock.pipeline.core.schema import TableSchema
 from penstock.serving.replica import Replica
 
-DIM, KEYS, READERS, AT_LEAST = 32, 600, 4, 20
+DIM, KEYS = 32, 600
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +42,7 @@ class Followed:
         self.begun = dict.fromkeys(self.keys, 0)
         self.rounds = 0
 
-    def write(self) -> None:
+    def write(self, _step: int) -> None:
         for partition, keys in self.keys.items():
             offset = self.world.log.end(partition)
             rows = np.full((keys.size, DIM), offset, "<f4").view(np.uint8)
@@ -65,43 +64,11 @@ class Followed:
             assert (answer.rows[:, 0] >= reported - 1).all(), "a row is older than what was reported"
         assert answer.positions[partition] >= reported
 
-    def run(self, seconds: float) -> list[int]:
-        """For so long, and until each thread has run often. Returns how often they did."""
-        done, failures, counts = threading.Event(), list[BaseException](), [0] * (READERS + 1)
-
-        def guarded(number: int) -> None:
-            try:
-                while not done.is_set():
-                    if number == READERS:
-                        self.write()
-                    else:
-                        self.read(number)
-                    counts[number] += 1
-            except BaseException as error:  # noqa: BLE001  (told by the test)
-                failures.append(error)
-                done.set()
-
-        threads = [threading.Thread(target=guarded, args=(number,)) for number in range(READERS + 1)]
-        for thread in threads:
-            thread.start()
-        begun = time.monotonic()
-        while not done.is_set() and (time.monotonic() < begun + seconds or min(counts) < AT_LEAST):
-            done.wait(0.05)
-            if time.monotonic() > begun + seconds + 60:
-                failures.append(AssertionError(f"a thread does not get on: {counts}"))
-                break
-        done.set()
-        for thread in threads:
-            thread.join()
-        if failures:
-            raise failures[0]
-        return counts
-
 
 @pytest.mark.parametrize("seconds", [3.0, pytest.param(60.0, marks=pytest.mark.slow)])
 def test_no_row_is_torn_or_older_than_the_position_reported_before(seconds: float) -> None:
     followed = Followed()
-    counts = followed.run(seconds)
+    counts = race(followed.write, followed.read, seconds=seconds)
     table = followed.replica.follower.tables["wide"]
     written = counts[-1] * KEYS
     assert table._slab.top < written / 2, "slots are used again and again"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from races import READERS, race
 
 from penstock.pipeline.core.errors import VersionGone
 from penstock.pipeline.core.hashing import add_puts, buckets_of, partitions_of
@@ -21,7 +20,7 @@ POOL = np.arange(KEYS)
 PARTS = partitions_of(buckets_of(POOL, BUCKETS), bucket_count=BUCKETS, partition_count=PARTITIONS)
 OWN = [POOL[p == PARTS] for p in range(PARTITIONS)]
 NONE = np.empty(0, np.int64)
-SECONDS, READERS, AT_LEAST = 3.0, 4, 20
+SECONDS = 3.0
 
 
 @pytest.fixture(autouse=True)
@@ -54,37 +53,6 @@ def values_of(keys: NDArray[np.int64], rows: NDArray[np.float32], found: NDArray
     return rows[:, 0]
 
 
-def race(write: Callable[[int], None], read: Callable[[int], None]) -> None:
-    """`write(step)` in one thread while `read(reader)` runs in four others, for some seconds and until each has run often."""
-    done, failures = threading.Event(), list[BaseException]()
-    counts = [0] * (READERS + 1)
-
-    def guarded(number: int, step: Callable[[int], None]) -> None:
-        try:
-            while not done.is_set():
-                step(counts[number] if number == READERS else number)
-                counts[number] += 1
-        except BaseException as error:  # noqa: BLE001  (told by the test)
-            failures.append(error)
-            done.set()
-
-    threads = [threading.Thread(target=guarded, args=(number, read)) for number in range(READERS)]
-    threads.append(threading.Thread(target=guarded, args=(READERS, write)))
-    for thread in threads:
-        thread.start()
-    begun = time.monotonic()
-    while not done.is_set() and (time.monotonic() < begun + SECONDS or min(counts) < AT_LEAST):
-        done.wait(0.05)
-        if time.monotonic() > begun + 60:
-            failures.append(AssertionError(f"a thread does not get on: {counts}"))
-            break
-    done.set()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
-
-
 def test_readers_see_whole_rows_that_never_go_back() -> None:
     """The writer replaces, deletes, puts again, grows the index, marks, restores and forgets all the while."""
     table, rng = new_table(), np.random.default_rng(1)
@@ -110,7 +78,7 @@ def test_readers_see_whole_rows_that_never_go_back() -> None:
         assert (values[found] >= newest[reader][keys[found]]).all(), "a row went back"
         np.maximum.at(newest[reader], keys[found], values[found])
 
-    race(write, read)
+    race(write, read, seconds=SECONDS)
     assert max(found.max() for found in newest) > 0
     digests = np.zeros(BUCKETS, np.uint64)
     keys, rows = table.scan(range(BUCKETS))
@@ -145,7 +113,7 @@ def test_a_label_stands_still_under_the_writer() -> None:
         assert (found == there[keys]).all()
         assert (values_of(keys, rows, found) == np.where(found, keys + 1, 0)).all(), "a row is not the label's"
 
-    race(write, read)
+    race(write, read, seconds=SECONDS)
 
 
 def test_labels_that_move_on_give_one_moment_or_are_gone() -> None:
@@ -179,4 +147,4 @@ def test_labels_that_move_on_give_one_moment_or_are_gone() -> None:
         assert found.all()
         assert (values_of(keys, rows, found) == label).all(), "a row is not the label's"
 
-    race(write, read)
+    race(write, read, seconds=SECONDS)

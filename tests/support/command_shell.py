@@ -15,8 +15,9 @@ from penstock.pipeline.cli import output
 from penstock.pipeline.cli.main import run
 from penstock.publishers import FRESH, Delivery
 
-COMMAND = (sys.executable, "-c", "from penstock.pipeline.cli.main import main; main()")
-"""In a process of its own."""
+HEARS_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+COMMAND = (sys.executable, "-c", f"{HEARS_INTERRUPTS}; from penstock.pipeline.cli.main import main; main()")
+"""In a process of its own, which is interrupted by SIGINT even where the tests were started in the background."""
 CONFIG = """
 [store]
 url = "file://{folder}/store"
