@@ -153,7 +153,9 @@ class Updates:
 
     @counted
     def delete(self, table: str, keys: ArrayLike, *, trained_through: Moment | None = None) -> None:
-        """These keys are gone from now on, on every tier. Errors as `put`; `NotFound` for a table without any row yet."""
+        """These keys are gone from now on, on every tier. Where a snapshot is yet to bring the shape that the table has in the
+        trainer, they are gone from what it brings with the delta after it. Errors as `put`; `NotFound` for a table without any
+        row yet."""
         self._driver.check()
         checked = checked_keys(table, keys)
         generations = self._generations.of_keys(table)

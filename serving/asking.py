@@ -66,14 +66,15 @@ class Part:
 @dataclass(slots=True, kw_only=True)
 class Counters:
     """Of a client since it was made: `lookups` that were asked for, the `parts` they were split into, the `tries` these took,
-    `hedges` among them (of which so many `won`), `failures` of tries, and `rounds` that were begun again because not all could be
-    answered, or not alike."""
+    `hedges` among them (of which so many `won`), parts whose rows came in `shared` memory, `failures` of tries, and `rounds` that
+    were begun again because not all could be answered, or not alike."""
 
     lookups: int = 0
     parts: int = 0
     tries: int = 0
     hedges: int = 0
     won: int = 0
+    shared: int = 0
     failures: int = 0
     rounds: int = 0
 
@@ -237,7 +238,7 @@ class Asking:
                 part.reply = reply
             slower = list(part.running.values()) if won else []
             losers = self._ended(part, None)
-        self._means.count(won=int(won))
+        self._means.count(won=int(won), shared=int(bool(reply.in_room)))
         for member in slower:
             self._means.fleet.was_slow(member)
         for call in losers:

@@ -27,6 +27,7 @@ from .connecting import Access, Connection
 from .fleet import Fleet
 from .hedging import Hedging
 from .merging import Merging
+from .rooms import Rooms
 from .rounds import GivingUp, Rounds, unreachable
 from .sources import Listed, Named, Source
 from .status import Health, ReplicaStatus
@@ -49,9 +50,10 @@ class Options(TypedDict, total=False):
 
     `timeout_s`: of a lookup, all its tries together. `consistency`: "newest", each row as new as its replica has it, or
     "version": all rows exactly as they were at one version, the newest that all shards have come to. `hedge_share`: second tries
-    for slow first ones, at most. `tls_root`, `tls_cert` and `tls_key` are PEM files; `token`,
-    or the content of `token_file`, is sent along with every call; `server_name` is whom the certificate must name, if not the
-    host of the URL. `most_calls`: calls under way at once, beside those in the callers' own threads."""
+    for slow first ones, at most. `tls_root`, `tls_cert` and `tls_key` are PEM files; `token`, or the content of `token_file`, is
+    sent along with every call; `server_name` is whom the certificate must name, if not the host of the URL. `most_calls`: calls
+    under way at once, beside those in the callers' own threads. `share_memory`, unless it is False: the rows of large answers of
+    a replica of the same user on the same machine come in memory that both have, instead of over a socket."""
 
     timeout_s: float
     consistency: Consistency
@@ -63,6 +65,7 @@ class Options(TypedDict, total=False):
     token_file: str | Path | None
     server_name: str | None
     most_calls: int
+    share_memory: bool
 
 
 class How(TypedDict, total=False):
@@ -90,7 +93,8 @@ class Client:
         if self._consistency not in ("newest", "version"):
             raise InvalidInput(f"consistency {self._consistency!r}: newest or version")
         source = Listed.of(urls) if isinstance(urls, str | Sequence) else urls
-        fleet = Fleet(source, _access(options), model, self._timeout_s)
+        rooms = Rooms() if options.get("share_memory", True) else None
+        fleet = Fleet(source, _access(options), rooms, model, self._timeout_s)
         pool = ThreadPoolExecutor(options.get("most_calls", MOST_CALLS), "penstock-lookup")
         self._means = Means(
             fleet=fleet, hedging=Hedging(options.get("hedge_share", HEDGE_SHARE)), timers=Timers(), pool=pool

@@ -14,10 +14,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import flight
 
-from penstock.pipeline.core.errors import InvalidInput, NotFound, PenstockError
+from penstock.pipeline.core.errors import InvalidInput, NotFound, PenstockError, Unreachable
 
+from .rooms import SMALLEST_BYTES, Room, Rooms, neighbourhood
 from .status import Health
-from .wire import LookupReply, LookupRequest, from_flight, rows_of
+from .wire import LookupReply, LookupRequest, from_flight, row_counts, rows_of
 
 Rows = list[tuple[NDArray[np.float32], NDArray[np.bool_]]]
 """float32[n, dim] and bool[n] of each table."""
@@ -106,15 +107,52 @@ class Call:
 
 
 class Connection:
-    """Safe to share among threads. Connects when it is first asked, and again when it was cut."""
+    """Safe to share among threads. Connects when it is first asked, and again when it was cut. `rooms`: those that are offered to
+    a replica that is near, for large answers."""
 
-    def __init__(self, url: str, access: Access) -> None:
-        self.url, self._access = checked_url(url), access
+    def __init__(self, url: str, access: Access, rooms: Rooms | None = None) -> None:
+        self.url, self._access, self._rooms = checked_url(url), access, rooms
         self._making = threading.Lock()
         self._client: Any = None
+        self._is_near, self._dims = False, dict[str, int]()
 
     def lookup(self, call: Call, request: LookupRequest, keys: pa.RecordBatch, *, timeout_s: float) -> tuple[LookupReply, Rows]:
         """`keys`: a `wire.keys_batch`. Raises the replica's own errors; `Unreachable` where none of them came."""
+        room = self._room(request, keys)
+        if room is None:
+            reply, batch = self._exchanged(call, request, keys, timeout_s)
+            self._dims.update(zip(request.tables, reply.dims, strict=False))
+            return reply, rows_of(batch, reply.dims)
+        assert self._rooms is not None
+        try:
+            reply, batch = self._exchanged(call, msgspec.structs.replace(request, room=room.offer), keys, timeout_s)
+        except Unreachable:
+            self._rooms.lost()  # it may be at it still
+            raise
+        except PenstockError:
+            self._rooms.give_back(room)
+            raise
+        except BaseException:
+            self._rooms.lost()
+            raise
+        self._dims.update(zip(request.tables, reply.dims, strict=False))
+        if reply.in_room:
+            return reply, rows_of(batch, reply.dims, self._rooms.lend(room, reply.in_room))
+        self._is_near = False
+        self._rooms.give_back(room)
+        return reply, rows_of(batch, reply.dims)
+
+    def _room(self, request: LookupRequest, keys: pa.RecordBatch) -> Room | None:
+        """For the answer, as far as can be told: how long rows are is known from earlier ones."""
+        if self._rooms is None or not self._is_near or not all(table in self._dims for table in request.tables):
+            return None
+        counts = row_counts(keys, request.pooling)
+        nbytes = sum(4 * count * self._dims[table] for count, table in zip(counts, request.tables, strict=True))
+        return self._rooms.take(nbytes) if nbytes >= SMALLEST_BYTES else None
+
+    def _exchanged(
+        self, call: Call, request: LookupRequest, keys: pa.RecordBatch, timeout_s: float
+    ) -> tuple[LookupReply, pa.RecordBatch]:
         try:
             descriptor = flight.FlightDescriptor.for_command(msgspec.json.encode(request))
             writer, reader = self._made().do_exchange(descriptor, self._options(timeout_s))
@@ -124,8 +162,7 @@ class Connection:
                 writer.write_batch(keys)
                 writer.done_writing()
                 chunk = reader.read_chunk()
-                reply = msgspec.json.decode(bytes(chunk.app_metadata), type=LookupReply)
-                return reply, rows_of(chunk.data, reply.dims)
+                return msgspec.json.decode(bytes(chunk.app_metadata), type=LookupReply), chunk.data
         except (flight.FlightError, pa.ArrowException, OSError, StopIteration, msgspec.DecodeError) as error:
             raise from_flight(error, self.url) from None
 
@@ -139,9 +176,11 @@ class Connection:
 
     def health(self, *, timeout_s: float) -> Health:
         try:
-            return msgspec.json.decode(self.act("health", timeout_s=timeout_s)[0], type=Health)
+            found = msgspec.json.decode(self.act("health", timeout_s=timeout_s)[0], type=Health)
         except (msgspec.DecodeError, IndexError) as error:
             raise PenstockError(f"{self.url}: what it says of itself cannot be read: {error}") from None
+        self._is_near = self._rooms is not None and bool(found.neighbourhood) and found.neighbourhood == neighbourhood()
+        return found
 
     def renew(self) -> None:
         """Connects anew for the next call. Those under way keep what they have."""

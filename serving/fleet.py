@@ -19,6 +19,7 @@ from penstock.pipeline.core.ids import Timeline, Version
 
 from .connecting import Access, Connection
 from .members import Member, backoff_s, conflict
+from .rooms import Rooms
 from .routing import Held, Rank, Routing, Segment, routed
 from .sources import Listed, Source
 from .status import Health
@@ -38,10 +39,12 @@ ASKING_AT_ONCE = 8
 
 @dataclass(slots=True)
 class Fleet:
-    """`model`: the one whose replicas count; None: there is only one. Every method may be called from any thread."""
+    """`rooms`: for the answers of replicas that are near. `model`: the one whose replicas count; None: there is only one. Every
+    method may be called from any thread."""
 
     source: Source
     access: Access
+    rooms: Rooms | None
     model: str | None
     timeout_s: float
     timeline: Timeline = Timeline(0)
@@ -291,7 +294,7 @@ class Fleet:
     def _name(self, urls: Collection[str]) -> None:
         for url in urls:
             if url not in self._members:
-                self._members[url] = Member(Connection(url, self.access))
+                self._members[url] = Member(Connection(url, self.access, self.rooms))
 
     def _ask(self, member: Member) -> None:
         self._told(member, lambda: member.connection.health(timeout_s=min(HEALTH_S, self.timeout_s)))

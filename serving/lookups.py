@@ -62,20 +62,23 @@ class Lookups:
         """One answer for each table, all of one version; their rows lie next to each other in memory, in this order."""
         return self.answer_pooled([Want(table, keys) for table, keys in wanted], version)
 
-    def answer_pooled(self, wanted: Sequence[Want], version: Version | None) -> list[Answer]:
-        """As `answer`; where there are bags, the answer has one row for each of them (float32[bags, dim])."""
+    def answer_pooled(
+        self, wanted: Sequence[Want], version: Version | None, room: NDArray[np.float32] | None = None
+    ) -> list[Answer]:
+        """As `answer`; where there are bags, the answer has one row for each of them (float32[bags, dim]). The rows are put into
+        `room` (float32[n]) if it has room for them all."""
         self.check(wanted)
         if version is not None:
             manifest = self._exactly(version)
-            return self._answers(self._read_at(wanted, manifest), wanted, manifest.version, manifest.timeline)
+            return self._answers(self._read_at(wanted, manifest, room), wanted, manifest.version, manifest.timeline)
         if self.shown is not None:
-            manifest, read = self._as_shown(wanted)
+            manifest, read = self._as_shown(wanted, room)
             return self._answers(read, wanted, manifest.version, manifest.timeline)
         while True:
             current, states = self.generations.current, self.follower.partitions.values()
             positions = {state.partition: state.applied for state in states}
             reached, timeline = min(state.version for state in states), min(state.timeline for state in states)
-            read = self._reading(wanted, [self._whole(want.table) for want in wanted])
+            read = self._reading(wanted, [self._whole(want.table) for want in wanted], room)
             self._look(read, wanted, None)
             if self.generations.current is current:
                 return self._answers(read, wanted, reached, timeline, positions)
@@ -124,25 +127,25 @@ class Lookups:
                 first, last = holding.buckets.start, holding.buckets.stop - 1
                 raise Refused(f"key {int(keys[~held][0])} lies in no bucket that this replica holds ({first}-{last})")
 
-    def _reading(self, wanted: Sequence[Want], names: Sequence[str]) -> _Reading:
-        """Room for the rows of these generations."""
+    def _reading(self, wanted: Sequence[Want], names: Sequence[str], room: NDArray[np.float32] | None) -> _Reading:
+        """Where the rows of these generations go."""
         held = self.follower.tables
         if missing := [name for name in names if name not in held]:
             raise NotFound(f"table {missing[0]} is not loaded yet")
         tables = [held[name] for name in names]
         counts = [_row_count(want) for want in wanted]
         ends = np.cumsum([0, *(table.dim * count for table, count in zip(tables, counts, strict=True))]).tolist()
-        whole = np.empty(ends[-1], np.float32)
+        whole = np.empty(ends[-1], np.float32) if room is None or room.size < ends[-1] else room
         rows = [
             whole[low:end].reshape(count, table.dim)
             for low, end, count, table in zip(ends[:-1], ends[1:], counts, tables, strict=True)
         ]
         return _Reading(names, tables, rows)
 
-    def _read_at(self, wanted: Sequence[Want], manifest: Manifest) -> _Reading:
+    def _read_at(self, wanted: Sequence[Want], manifest: Manifest, room: NDArray[np.float32] | None) -> _Reading:
         """The rows as they were at a version; what was corrected meanwhile would not be the version's."""
         labels = self._labels(manifest)
-        read = self._at(wanted, manifest, labels)
+        read = self._at(wanted, manifest, labels, room)
         self._labels(manifest)
         return read
 
@@ -164,19 +167,21 @@ class Lookups:
                 raise VersionGone(f"version {version} is not held in partition {partition.partition}")
         return dict.fromkeys(self.follower.partitions, state)
 
-    def _as_shown(self, wanted: Sequence[Want]) -> tuple[Manifest, _Reading]:
+    def _as_shown(self, wanted: Sequence[Want], room: NDArray[np.float32] | None) -> tuple[Manifest, _Reading]:
         while True:
             manifest = self.shown
             assert manifest is not None
             try:
-                return manifest, self._at(wanted, manifest, dict.fromkeys(self.follower.partitions, manifest.state))
+                return manifest, self._at(wanted, manifest, dict.fromkeys(self.follower.partitions, manifest.state), room)
             except VersionGone:
                 if self.shown is manifest:
                     raise
                 # Another one is shown by now.
 
-    def _at(self, wanted: Sequence[Want], manifest: Manifest, labels: dict[Partition, State]) -> _Reading:
-        read = self._reading(wanted, [manifest.generation(want.table) for want in wanted])
+    def _at(
+        self, wanted: Sequence[Want], manifest: Manifest, labels: dict[Partition, State], room: NDArray[np.float32] | None
+    ) -> _Reading:
+        read = self._reading(wanted, [manifest.generation(want.table) for want in wanted], room)
         self._look(read, wanted, labels)
         return read
 

@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import msgspec
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from pyarrow import flight
 
 from penstock.pipeline.config import ReplicaConfig, microseconds
@@ -24,6 +26,7 @@ from .credentials import Gate, read_certificates, read_tokens
 from .lookups import Want
 from .replica import Replica
 from .reporting import health_of, status_of
+from .rooms import OpenRooms, neighbourhood
 from .status import Health, Load
 from .tally import Tally
 from .wire import LookupReply, LookupRequest, bags_of, keys_of, rows_batch, to_flight
@@ -33,6 +36,7 @@ MOST_TABLES = 1024
 MOST_COMMAND_BYTES = 1 << 20
 DRAIN_S = 10.0
 HURRY_S = 0.05
+NONE = np.empty(0, np.float32)
 EVERYWHERE = ("0.0.0.0", "::", "")
 ACTIONS = {
     "status": "what the replica has, as JSON",
@@ -48,7 +52,7 @@ class Server(flight.FlightServerBase):  # type: ignore[misc]
     def __init__(self, replica: Replica, *, host: str, port: int) -> None:
         self.replica, self.host = replica, host
         settings = replica.env.config.replica
-        self.admission, self.tally = Admission(limits_of(settings)), Tally()
+        self.admission, self.tally, self.rooms = Admission(limits_of(settings)), Tally(), OpenRooms()
         certificates, tokens = read_certificates(settings), read_tokens(settings)
         self._scheme = "grpc" if certificates is None else "grpc+tls"
         options: dict[str, object] = {}
@@ -71,7 +75,7 @@ class Server(flight.FlightServerBase):  # type: ignore[misc]
         return f"{self._scheme}://{host}:{self.port}"
 
     def health(self) -> Health:
-        return msgspec.structs.replace(health_of(self.replica), load=self.load())
+        return msgspec.structs.replace(health_of(self.replica), load=self.load(), neighbourhood=neighbourhood())
 
     def load(self) -> Load:
         tally, admission = self.tally, self.admission
@@ -105,21 +109,26 @@ class Server(flight.FlightServerBase):  # type: ignore[misc]
         timeout_s = None if request.timeout_ms is None else request.timeout_ms / 1000
         turns = self.admission.turn(keys, lookups.nbytes(wanted), timeout_s=timeout_s, is_gone=context.is_cancelled)
         with turns as turn:
-            answers = lookups.answer_pooled(wanted, request.version)
+            room = None if request.room is None else self.rooms.of(request.room)
+            answers = lookups.answer_pooled(wanted, request.version, room)
             turn.looked_up()
-            rows = rows_batch([answer.rows for answer in answers], [answer.found for answer in answers])
+            reply = self._reply(request, answers, room)
+            rows = [NONE if reply.in_room else answer.rows for answer in answers]
+            batch = rows_batch(rows, [answer.found for answer in answers])
             self.tally.answered(keys, time.monotonic() - began_at)
-            writer.begin(rows.schema)
-            writer.write_with_metadata(rows, msgspec.json.encode(self._reply(request, answers)))
+            writer.begin(batch.schema)
+            writer.write_with_metadata(batch, msgspec.json.encode(reply))
 
-    def _reply(self, request: LookupRequest, answers: list[Answer]) -> LookupReply:
+    def _reply(self, request: LookupRequest, answers: list[Answer], room: NDArray[np.float32] | None) -> LookupReply:
         replica, first = self.replica, answers[0]
+        is_in_room = room is not None and room.size >= sum(answer.rows.size for answer in answers)
         is_exact = request.version is not None or replica.lookups.shown is not None
         newest = max(state.timeline for state in replica.follower.partitions.values())
         return LookupReply(
             version=first.version, timeline=first.timeline, ready=replica.ready(replica.env.clock()),
             dims=tuple(answer.rows.shape[1] for answer in answers), adopted=replica.version,
             newest=None if is_exact or newest == first.timeline else newest, positions=dict(first.positions),
+            in_room=tuple(answer.rows.size for answer in answers) if is_in_room else (),
         )  # fmt: skip
 
     def _check_hashed(self, request: LookupRequest) -> None:
@@ -140,6 +149,7 @@ class Server(flight.FlightServerBase):  # type: ignore[misc]
         if action == "status":
             return msgspec.structs.replace(status_of(self.replica), load=self.load())
         if action == "health":
+            self.rooms.sweep()
             return self.health()
         if action == "digest":
             confirmed = self.replica.confirmed

@@ -65,7 +65,8 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a replica should be asked; if not, `why`. `leaving`: it drains, and will be gone soon. `buckets`: the first it
-    holds, and one past the last, of `bucket_count`. `failure`: it will not recover by itself."""
+    holds, and one past the last, of `bucket_count`. `failure`: it will not recover by itself. `neighbourhood`: it can write into
+    memory that a process offers which says the same of itself; "": of none."""
 
     replica: str
     ready: bool
@@ -78,6 +79,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     load: Load | None = None
     model: str
     bucket_count: int
+    neighbourhood: str = ""
 
 
 class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):

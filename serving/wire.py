@@ -2,7 +2,7 @@
 
 A lookup is a DoExchange: the descriptor's command is a `LookupRequest`, the client sends one batch with the keys of each table
 in a row (and their bags, where some are pooled), the replica answers with one batch, a row a table, whose metadata is a
-`LookupReply`. Errors keep their class, message and hint.
+`LookupReply`; the rows themselves may go into memory that the client has offered. Errors keep their class, message and hint.
 """
 
 from __future__ import annotations
@@ -33,24 +33,36 @@ ROWS = pa.schema(
 )
 
 
+class RoomOffer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Memory of the client's, for the rows: descriptor `fd` of process `pid`, a memfd of this name, its first `bytes`."""
+
+    pid: int
+    fd: int
+    name: str
+    bytes: int
+
+
 class LookupRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`tables`: one for each row of the batch of keys; one may stand there several times. `version`: exactly that one; None: as
     new as the replica has it. `hashed`: those whose keys the client was given as texts. `timeout_ms`: how long the client waits;
     who cannot be answered in that time is refused at once. `pooling`: for each row of the batch, what becomes of its bags, null
-    where each key has its own row; empty when nothing is pooled."""
+    where each key has its own row; empty when nothing is pooled. `room`: where the rows may be put, offered only to a replica
+    that has said that it is near."""
 
     tables: tuple[str, ...]
     version: Version | None = None
     hashed: tuple[str, ...] = ()
     timeout_ms: int | None = None
     pooling: tuple[Pooling | None, ...] = ()
+    room: RoomOffer | None = None
 
 
 class LookupReply(msgspec.Struct, frozen=True, kw_only=True):
     """`version`, `timeline`: what all rows belong to, or are newer than. `ready`: whether the replica should be asked. `dims`: of
     each row of the batch, floats a row of the table. `newest`: the newest timeline that some rows may belong to, None where it is
     `timeline`. `adopted`: the version that the replica itself has come to. `positions`: as of `Answer`; who merges answers keeps
-    the smaller one of a partition."""
+    the smaller one of a partition. `in_room`: how many floats of each row of the batch were put into the room that was offered,
+    one after the other, instead of into its list; nothing: they are in the batch."""
 
     version: Version
     timeline: Timeline
@@ -59,6 +71,7 @@ class LookupReply(msgspec.Struct, frozen=True, kw_only=True):
     newest: Timeline | None = None
     adopted: Version | None = None
     positions: dict[Partition, Offset] = {}
+    in_room: tuple[int, ...] = ()
 
 
 def keys_batch(keys: Sequence[NDArray[np.int64]], bags: Sequence[Bags | None] = ()) -> pa.RecordBatch:
@@ -112,15 +125,25 @@ def rows_batch(rows: Sequence[NDArray[np.float32]], found: Sequence[NDArray[np.b
     )
 
 
-def rows_of(batch: pa.RecordBatch, dims: Sequence[int] = ()) -> list[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
-    """float32[n, dim], or float32[bags, dim], and bool[n] of each table. `dims`: as in the reply; without, nothing is pooled."""
+def rows_of(
+    batch: pa.RecordBatch, dims: Sequence[int] = (), room: Sequence[NDArray[np.float32]] = ()
+) -> list[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
+    """float32[n, dim], or float32[bags, dim], and bool[n] of each table. `dims`: as in the reply; without, nothing is pooled.
+    `room`: float32[n * dim] of each table, where they are not in the batch."""
     answers = []
     for row in range(batch.num_rows):
-        rows, found = (batch.column(c)[row].values for c in (0, 1))
+        found = batch.column(1)[row].values
+        rows = room[row] if room else batch.column(0)[row].values.to_numpy(zero_copy_only=True)
         count = len(found)
         shape = (len(rows) // dims[row], dims[row]) if dims else (count, len(rows) // count if count else 0)
-        answers.append((rows.to_numpy(zero_copy_only=True).reshape(shape), found.to_numpy(zero_copy_only=False)))
+        answers.append((rows.reshape(shape), found.to_numpy(zero_copy_only=False)))
     return answers
+
+
+def row_counts(keys: pa.RecordBatch, pooling: Sequence[Pooling | None]) -> list[int]:
+    """Of the answer to a batch of `keys_batch`, a table each."""
+    sizes = [np.diff(column.offsets.to_numpy()).tolist() for column in keys.columns]
+    return [sizes[1 if pooling and pooling[row] is not None else 0][row] for row in range(keys.num_rows)]
 
 
 def _flat(rows: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:

@@ -33,7 +33,8 @@ class Job:
         self.shapes = world.shapes
         self.settings = RealtimeSettings.of(env.config.realtime)
         self.updates: list[Updates] = []
-        self.dirty = False
+        self.kept_back: set[Key] = set()
+        """What was written last of these keys waits for a delta: no flush promises it."""
         saved = self._load()
         self.rows, self.learned, self.through, self.dense = self._fitted(saved), saved.learned, saved.through, saved.dense
         self.promises = Promises(int(self.updates[0].timeline))
@@ -135,6 +136,8 @@ class Job:
             for key in keys:
                 self._write((table, key), None)
             self._again(partial(self.updates[number].delete, table, keys, trained_through=event(self.through)))
+            if not self.updates[number]._generations.takes(table, dim=self.shapes.dims[table]):
+                self._wait_for_delta(table, keys)
 
     def touch(self) -> None:
         table, parts = self._keys()
@@ -147,10 +150,13 @@ class Job:
 
     def _keep_back(self, number: int, table: str, keys: list[int]) -> None:
         """Only a delta brings them."""
+        self._again(partial(self.updates[number].touch, table, keys))
+        self._wait_for_delta(table, keys)
+
+    def _wait_for_delta(self, table: str, keys: list[int]) -> None:
         for key in keys:
             self.promises.acknowledged.pop((table, key), None)
-        self._again(partial(self.updates[number].touch, table, keys))
-        self.dirty = True
+            self.kept_back.add((table, key))
 
     def weigh(self) -> None:
         table, parts = self._keys()
@@ -169,15 +175,16 @@ class Job:
 
     def _write(self, key: Key, row: Row | None) -> None:
         self.promises.write(key, row)
+        self.kept_back.discard(key)
         self.rows.pop(key, None)
         if row is not None:
             self.rows[key] = row
 
     def flush(self) -> None:
-        counts = {key: len(found) for key, found in self.promises.written.items()}
+        counts = {key: len(found) for key, found in self.promises.written.items() if key not in self.kept_back}
         for updates in self.updates:
             updates.flush()
-        if not self.dirty and not any(updates.rows_shed for updates in self.updates):
+        if not any(updates.rows_shed for updates in self.updates):
             self.promises.flushed(counts)
 
     def mark(self) -> Saved:
