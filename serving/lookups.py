@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from itertools import pairwise
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +28,9 @@ Wanted = Sequence[tuple[str, Keys]]
 
 PATIENCE_S = 1.0
 PAUSE_S = 0.002
+LEAST_KEYS = 16_384
+"""Of a part that another thread looks up: to hand it over has its price."""
+Job = Callable[[], None]
 NOWHERE: Mapping[Partition, Offset] = {}
 """The positions of rows that follow no log."""
 
@@ -38,6 +43,29 @@ class Want(NamedTuple):
     bags: Bags | None = None
 
 
+class Helping(Protocol):
+    """Runs what several threads may do at once, by up to `threads` of them."""
+
+    @property
+    def threads(self) -> int: ...
+
+    def run(self, jobs: Iterable[Job]) -> None:
+        """Returns when all have ended; raises what one has raised."""
+
+
+class Alone:
+    """No help: one after the other, in the caller's thread."""
+
+    threads = 1
+
+    def run(self, jobs: Iterable[Job]) -> None:
+        for job in jobs:
+            job()
+
+
+ALONE = Alone()
+
+
 @dataclass(slots=True)
 class _Reading:
     """The generations that are read, and what of them: a table, the rows of its keys or bags (float32[n or bags, dim]), all these
@@ -47,6 +75,13 @@ class _Reading:
     tables: Sequence[Table]
     rows: Sequence[NDArray[np.float32]]
     found: Sequence[NDArray[np.bool_]] = ()
+
+
+class _How(NamedTuple):
+    """Where the rows go, None for memory of their own, and who helps to find them."""
+
+    room: NDArray[np.float32] | None
+    helping: Helping
 
 
 @dataclass(slots=True)
@@ -63,23 +98,24 @@ class Lookups:
         return self.answer_pooled([Want(table, keys) for table, keys in wanted], version)
 
     def answer_pooled(
-        self, wanted: Sequence[Want], version: Version | None, room: NDArray[np.float32] | None = None
+        self, wanted: Sequence[Want], version: Version | None, room: NDArray[np.float32] | None = None, helping: Helping = ALONE
     ) -> list[Answer]:
         """As `answer`; where there are bags, the answer has one row for each of them (float32[bags, dim]). The rows are put into
-        `room` (float32[n]) if it has room for them all."""
+        `room` (float32[n]) if it has room for them all; many keys are shared out among the threads of `helping`."""
         self.check(wanted)
+        how = _How(room, helping)
         if version is not None:
             manifest = self._exactly(version)
-            return self._answers(self._read_at(wanted, manifest, room), wanted, manifest.version, manifest.timeline)
+            return self._answers(self._read_at(wanted, manifest, how), wanted, manifest.version, manifest.timeline)
         if self.shown is not None:
-            manifest, read = self._as_shown(wanted, room)
+            manifest, read = self._as_shown(wanted, how)
             return self._answers(read, wanted, manifest.version, manifest.timeline)
         while True:
             current, states = self.generations.current, self.follower.partitions.values()
             positions = {state.partition: state.applied for state in states}
             reached, timeline = min(state.version for state in states), min(state.timeline for state in states)
             read = self._reading(wanted, [self._whole(want.table) for want in wanted], room)
-            self._look(read, wanted, None)
+            self._look(read, wanted, None, helping)
             if self.generations.current is current:
                 return self._answers(read, wanted, reached, timeline, positions)
             # A partition has come to a version of another shape meanwhile.
@@ -142,10 +178,10 @@ class Lookups:
         ]
         return _Reading(names, tables, rows)
 
-    def _read_at(self, wanted: Sequence[Want], manifest: Manifest, room: NDArray[np.float32] | None) -> _Reading:
+    def _read_at(self, wanted: Sequence[Want], manifest: Manifest, how: _How) -> _Reading:
         """The rows as they were at a version; what was corrected meanwhile would not be the version's."""
         labels = self._labels(manifest)
-        read = self._at(wanted, manifest, labels, room)
+        read = self._at(wanted, manifest, labels, how)
         self._labels(manifest)
         return read
 
@@ -167,36 +203,55 @@ class Lookups:
                 raise VersionGone(f"version {version} is not held in partition {partition.partition}")
         return dict.fromkeys(self.follower.partitions, state)
 
-    def _as_shown(self, wanted: Sequence[Want], room: NDArray[np.float32] | None) -> tuple[Manifest, _Reading]:
+    def _as_shown(self, wanted: Sequence[Want], how: _How) -> tuple[Manifest, _Reading]:
         while True:
             manifest = self.shown
             assert manifest is not None
             try:
-                return manifest, self._at(wanted, manifest, dict.fromkeys(self.follower.partitions, manifest.state), room)
+                return manifest, self._at(wanted, manifest, dict.fromkeys(self.follower.partitions, manifest.state), how)
             except VersionGone:
                 if self.shown is manifest:
                     raise
                 # Another one is shown by now.
 
-    def _at(
-        self, wanted: Sequence[Want], manifest: Manifest, labels: dict[Partition, State], room: NDArray[np.float32] | None
-    ) -> _Reading:
-        read = self._reading(wanted, [manifest.generation(want.table) for want in wanted], room)
-        self._look(read, wanted, labels)
+    def _at(self, wanted: Sequence[Want], manifest: Manifest, labels: dict[Partition, State], how: _How) -> _Reading:
+        read = self._reading(wanted, [manifest.generation(want.table) for want in wanted], how.room)
+        self._look(read, wanted, labels, how.helping)
         return read
 
-    def _look(self, read: _Reading, wanted: Sequence[Want], labels: Mapping[Partition, Hashable] | None) -> None:
+    def _look(
+        self, read: _Reading, wanted: Sequence[Want], labels: Mapping[Partition, Hashable] | None, helping: Helping
+    ) -> None:
         """Fills in rows as they are, or as they were at the labels."""
-        read.found = [
-            self._each(table, want.keys, rows, labels) if want.bags is None
-            else table.add_up(want.keys, want.bags, self._absent(name, table.dim), rows, labels=labels)
-            for name, table, want, rows in zip(read.names, read.tables, wanted, read.rows, strict=True)
-        ]  # fmt: skip
+        read.found = [np.empty(want.keys.size, np.bool_) for want in wanted]
+        jobs = list(self._jobs(read, wanted, labels, helping.threads))
+        (helping if sum(want.keys.size for want in wanted) >= 2 * LEAST_KEYS else ALONE).run(jobs)
 
-    def _each(
-        self, table: Table, keys: Keys, rows: NDArray[np.float32], labels: Mapping[Partition, Hashable] | None
-    ) -> NDArray[np.bool_]:
-        return table.lookup(keys, rows)[1] if labels is None else table.lookup_at(labels, keys, rows)[1]
+    def _jobs(
+        self, read: _Reading, wanted: Sequence[Want], labels: Mapping[Partition, Hashable] | None, threads: int
+    ) -> Iterator[Job]:
+        """Each looks up some keys of one table, so that each of the threads has its share."""
+        share = max(LEAST_KEYS, -(-sum(want.keys.size for want in wanted) // threads))
+        for name, table, want, rows, found in zip(read.names, read.tables, wanted, read.rows, read.found, strict=True):
+            if want.bags is not None:
+                yield partial(self._add_up, table, want, self._absent(name, table.dim), rows, found, labels)
+                continue
+            count = max(1, round(want.keys.size / share))
+            for low, high in pairwise(want.keys.size * at // count for at in range(count + 1)):
+                yield partial(self._find, table, want.keys[low:high], rows[low:high], found[low:high], labels)
+
+    def _find(
+        self, table: Table, keys: Keys, rows: NDArray[np.float32], found: NDArray[np.bool_],
+        labels: Mapping[Partition, Hashable] | None,
+    ) -> None:  # fmt: skip
+        found[:] = (table.lookup(keys, rows) if labels is None else table.lookup_at(labels, keys, rows))[1]
+
+    def _add_up(
+        self, table: Table, want: Want, absent: NDArray[np.float32], rows: NDArray[np.float32], found: NDArray[np.bool_],
+        labels: Mapping[Partition, Hashable] | None,
+    ) -> None:  # fmt: skip
+        assert want.bags is not None
+        found[:] = table.add_up(want.keys, want.bags, absent, rows, labels=labels)
 
     def _absent(self, name: str, dim: int) -> NDArray[np.float32]:
         """float32[dim]: what an unknown key counts for in a bag."""

@@ -23,6 +23,7 @@ from penstock.pipeline.core.errors import InvalidInput, NotFound, Overloaded, Pe
 from .admission import Admission, Limits
 from .answers import Answer
 from .credentials import Gate, read_certificates, read_tokens
+from .helpers import Helpers
 from .lookups import Want
 from .replica import Replica
 from .reporting import health_of, status_of
@@ -53,6 +54,7 @@ class Server(flight.FlightServerBase):  # type: ignore[misc]
         self.replica, self.host = replica, host
         settings = replica.env.config.replica
         self.admission, self.tally, self.rooms = Admission(limits_of(settings)), Tally(), OpenRooms()
+        self._helpers = Helpers(self.admission.limits.running - 1)
         certificates, tokens = read_certificates(settings), read_tokens(settings)
         self._scheme = "grpc" if certificates is None else "grpc+tls"
         options: dict[str, object] = {}
@@ -110,7 +112,8 @@ class Server(flight.FlightServerBase):  # type: ignore[misc]
         turns = self.admission.turn(keys, lookups.nbytes(wanted), timeout_s=timeout_s, is_gone=context.is_cancelled)
         with turns as turn:
             room = None if request.room is None else self.rooms.of(request.room)
-            answers = lookups.answer_pooled(wanted, request.version, room)
+            spare = self.admission.limits.running - self.admission.running - self.admission.waiting
+            answers = lookups.answer_pooled(wanted, request.version, room, self._helpers.up_to(1 + spare))
             turn.looked_up()
             reply = self._reply(request, answers, room)
             rows = [NONE if reply.in_room else answer.rows for answer in answers]

@@ -176,13 +176,13 @@ def test_a_slow_replica_writes_where_nobody_looks(world, serve):
         looked_up = servers[0].replica.lookups.answer_pooled
         scribbled = []
 
-        def late(self, wanted, version, room=None):
+        def late(self, wanted, version, room, *others):
             if room is not None and not holding.is_set():
                 holding.set()
                 going_on.wait(30)
                 room[:] = -1.0
                 scribbled.append(room)
-            return looked_up(wanted, version, room)
+            return looked_up(wanted, version, room, *others)
 
         kind = type(servers[0].replica.lookups)
         before = kind.answer_pooled
