@@ -75,10 +75,13 @@ def _publish_offline(world: World, env: Environment, chance: random.Random) -> A
         if chance.random() < 0.8:
             rows[table, key] = (float(learned), float(world.next_serial()), *[0.0] * (shapes.dims[table] - 2))
         touched.setdefault(table, set()).add(key)
-    after = Saved(saved.sidecar, rows, learned, learned, saved.dense, shapes)
     what = chance.choice(("touched", "touched", "partial", "compared", "snapshot"))
     if base.kind == "birth" or chance.random() < 0.1:
         what = "snapshot"
+    if what == "partial":  # of the other tables it says nothing, whatever shape they have in the trainer
+        others = {key: row for key, row in saved.rows.items() if key[0] in shapes.tables and key[0] not in touched}
+        rows = {key: row for key, row in rows.items() if key[0] in touched} | others
+    after = Saved(saved.sidecar, rows, learned, learned, saved.dense, shapes)
     told = {table: np.array(sorted(keys), np.int64) for table, keys in touched.items()}
     return _published(world, env, after, what, told, base)
 
@@ -86,17 +89,15 @@ def _publish_offline(world: World, env: Environment, chance: random.Random) -> A
 def _published(world: World, env: Environment, after: Saved, what: str, told: dict[str, Any], base: Any) -> Any:
     """A list of touched keys is one of what differs from the version that was loaded: if another one is the newest by now, the
     list is wrong, and nobody can know."""
-    source, through = source_of(env, after), event(after.through)
+    through = event(after.through)
     if what in ("touched", "partial") and env.catalog.refs().trunk != base.version:
         return None
-    if what == "snapshot":
-        found = publish_snapshot(env, source, trained_through=through)  # type: ignore[arg-type]
-    elif what == "compared":
-        found = publish_delta(env, source, trained_through=through)  # type: ignore[arg-type]
-    elif what == "touched":
-        found = publish_delta(env, source, trained_through=through, touched=told)  # type: ignore[arg-type]
-    else:
+    if what == "partial":
         found = publish_delta(env, _partial(env, after, told), trained_through=through)  # type: ignore[arg-type]
+    else:
+        source, options = source_of(env, after), {"touched": told} if what == "touched" else {}
+        run = publish_snapshot if what == "snapshot" else publish_delta
+        found = run(env, source, trained_through=through, **options)  # type: ignore[arg-type, operator]
     if found.source == "touched" and base.version not in (found.base, found.version):
         world.invariants.unclear = "keys were told of another version"
     else:
