@@ -1,6 +1,7 @@
 """Slicing a checkpoint of 4 GiB as the snapshot DAG does it, over one task and over two, all in memory: by the tasks' own times.
 
-One process may use every core by itself; what fan-out brings shows where each task has one core.
+One process may use every core by itself; what fan-out brings shows where each task has one core. Beside it plain copies of the
+same file by one process and by two: where fresh memory is what takes the time, they gain no more from a second core.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ ROUNDS = 3
 ROWS = 4 * GIB_ROWS
 MEMORY = Path("/dev/shm")
 WARM_ROWS = 10_000
+BLOCK_BYTES = 1 << 20
 MODEL, TABLE, BUCKETS = "bench", "item", 1024
 
 
@@ -47,15 +49,42 @@ def run() -> list[Figure]:
         (folder / "table").unlink()
         (folder / "model.pt.penstock.json").write_text(json.dumps({"trained_through": "2026-01-01T00:00:00Z"}))
         taken: dict[int, list[float]] = {1: [], 2: []}
+        copied: dict[int, list[float]] = {1: [], 2: []}
         rows: list[int] = []
         for number in range(ROUNDS):
             for parts, seconds in taken.items():
                 tasks = _tasks(folder, f"run-{number}-{parts}", parts)
                 seconds.append(max(task["seconds"] for task in tasks))
                 rows = [int(task["rows"]) for task in tasks]
+                copied[parts].append(_copy_s(folder, parts))
     peer = f"one task: {statistics.median(taken[1]):.2f} s; rows of each: {', '.join(f'{count:,}' for count in rows)}"
     ratio = median_ratio(taken[2], taken[1])
-    return [Figure("slice 4 GiB over two tasks, a core each", statistics.median(taken[2]), "s", peer, ratio, "ratio <= 0.65")]
+    one_copy = f"one process: {statistics.median(copied[1]):.2f} s"
+    return [
+        Figure("slice 4 GiB over two tasks, a core each", statistics.median(taken[2]), "s", peer, ratio, "ratio <= 0.65"),
+        Figure(
+            "copy the same by two processes, a core each", statistics.median(copied[2]), "s", one_copy,
+            median_ratio(copied[2], copied[1]),
+        ),
+    ]  # fmt: skip
+
+
+def _copy_s(folder: Path, parts: int) -> float:
+    """How long plain copies of the checkpoint take, one core and an equal part each."""
+    blocks, free = -(-(folder / "model.pt").stat().st_size // BLOCK_BYTES), sorted(os.sched_getaffinity(0))
+    share, started, began = -(-blocks // parts), [], time.perf_counter()
+    for part in range(parts):
+        block = [f"bs={BLOCK_BYTES}", f"skip={part * share}", f"count={share}", "status=none"]
+        copy = subprocess.Popen(["dd", f"if={folder / 'model.pt'}", f"of={folder / f'copy-{part}'}", *block])
+        os.sched_setaffinity(copy.pid, {free[part % len(free)]})
+        started.append(copy)
+    failed = [copy.args for copy in started if copy.wait()]
+    took = time.perf_counter() - began
+    for part in range(parts):
+        (folder / f"copy-{part}").unlink()
+    if failed:
+        raise RuntimeError(f"{failed[0]} failed")
+    return took
 
 
 def _tasks(folder: Path, name: str, parts: int) -> list[dict[str, float]]:

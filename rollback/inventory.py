@@ -94,7 +94,8 @@ def take_inventory(env: Environment) -> Inventory:
     notes = _notes(catalog)
     history = _history(catalog, refs, notes)
     known = {m.version for m in (*history.trunk, *history.bases.values())}
-    strays = [Version(keys.number_of(key)) for key in manifests if keys.number_of(key) not in known]
+    others = (Version(keys.number_of(key)) for key in manifests if keys.number_of(key) not in known)
+    strays = [_manifest(catalog, version) for version in others if version < refs.trunk]
     markers = _sizes(catalog, keys.checkpoints(model))
     newer = [key for key in markers if keys.number_of(key) >= history.trunk[0].state.marker]
     checkpoints = [found for key in newer if (found := _checkpoint(catalog, Marker(keys.number_of(key)))) is not None]
@@ -107,7 +108,7 @@ def take_inventory(env: Environment) -> Inventory:
         skew_us=microseconds(env.config.realtime.max_event_skew),
         refs=refs,
         history=history,
-        strays=tuple(catalog.manifest(version) for version in strays if version < refs.trunk),
+        strays=tuple(manifest for manifest in strays if manifest is not None),
         pins=pins,
         presences=tuple(leases.presences(catalog, now=now)),
         claim=leases.open_claim(catalog, refs),
@@ -140,6 +141,13 @@ def _history(catalog: Catalog, refs: Refs, notes: Notes) -> History:
         return catalog.history(msgspec.structs.replace(refs, oldest=oldest, bases=(*notes.bases, *refs.bases)))
     except NotFound:
         return catalog.history(refs)  # another run, which knew what it did, has deleted it
+
+
+def _manifest(catalog: Catalog, version: Version) -> Manifest | None:
+    try:
+        return catalog.manifest(version)
+    except NotFound:
+        return None  # another retention run was quicker
 
 
 def _checkpoint(catalog: Catalog, marker: Marker) -> Checkpoint | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from penstock.pipeline.core.documents import Document
+from penstock.pipeline.core.errors import ChainBroken
 from penstock.pipeline.core.history import History
 from penstock.pipeline.core.ids import Marker, Offset, Partition, Version
 from penstock.pipeline.core.manifest import Manifest
@@ -132,7 +133,18 @@ def _needs(found: Inventory) -> Iterator[tuple[Version, str]]:
     if found.claim is not None:
         yield found.claim.base, f"rollback to timeline {found.claim.timeline} under way"
     for manifest in _recoverable(found):
-        yield manifest.version, "recovery window"
+        if _is_reached(found, manifest):
+            yield manifest.version, "recovery window"
+
+
+def _is_reached(found: Inventory, manifest: Manifest) -> bool:
+    """Whether the refs lead to all of it. What they do not was out of the window by the clock of whoever let it go, who may be
+    about to delete it."""
+    try:
+        parts = {part.version for part in _chain(found.history, manifest)}
+    except ChainBroken:
+        return False
+    return all(version >= found.refs.oldest or version in found.refs.bases for version in parts)
 
 
 def _recoverable(found: Inventory) -> Iterator[Manifest]:

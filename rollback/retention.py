@@ -93,7 +93,10 @@ def _restore(env: Environment, found: Inventory, left: RetentionPlan, *, why: st
 
 
 def _kept_bases(found: Inventory, plan: RetentionPlan) -> tuple[Version, ...]:
-    return tuple(base.version for base in found.history.bases.values() if base.version not in plan.expired_versions)
+    """Those that are needed, and those that nobody has let go of."""
+    needed = {kept.version for kept in plan.kept}
+    left = {version for version in found.refs.bases if version not in plan.expired_versions}
+    return tuple(base.version for base in found.history.bases.values() if base.version in needed | left)
 
 
 def _reached(refs: Refs, found: Inventory, plan: RetentionPlan) -> bool:

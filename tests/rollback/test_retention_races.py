@@ -1,16 +1,18 @@
 """Retention whose every call fails once, and what comes in between any two of its calls."""
 
 import contextlib
+import dataclasses
 
 from aged import Meanwhile, calls_of, check_whole, clean, floats, grown
 from faulty import Crash, Faults, Faulty, every_failure
 from worlds import MINUTE, MODEL
 
-from penstock.pipeline.catalog import leases
+from penstock.pipeline.catalog import keys, leases
 from penstock.pipeline.catalog.catalog import Catalog
 from penstock.pipeline.core.errors import CommitConflict, Expired, NotFound
 from penstock.rollback.execution import execute
 from penstock.rollback.planning import plan_rollback
+from penstock.rollback.retention import apply_retention, plan_retention
 from penstock.rollback.target import to_version
 
 
@@ -96,6 +98,30 @@ def test_a_lease_that_is_taken_before_a_run_dies_holds():
                 held += 1
                 assert world.rows(Catalog(world.store, MODEL).history().version(version)) == rows, (call, dies)
     assert held
+
+
+def test_two_runs_whose_clocks_differ_never_bring_back_what_one_deletes():
+    """The window of the one whose clock is behind reaches down to a version that the other one has let go of."""
+    first, _ = grown(6, base_at=range(100))
+
+    def behind(world):
+        return dataclasses.replace(world.environment(), clock=lambda: world.now - 9 * MINUTE)
+
+    first.now += 25 * MINUTE
+    assert plan_retention(behind(first)).oldest < plan_retention(first.environment()).oldest
+    there = first.copy()
+    calls = calls_of(lambda faults: clean(there, there.environment(store=Faulty(there.store, faults))))
+    for call in range(calls):
+        world = first.copy()
+        plan = plan_retention(behind(world))
+        meanwhile = Meanwhile(world.store, call, lambda world=world, plan=plan: apply_retention(behind(world), plan, why="too"))
+        clean(world, world.environment(store=meanwhile))
+        refs = world.catalog.refs()
+        for version in (*range(refs.oldest, refs.trunk + 1), *refs.bases):
+            assert keys.manifest(MODEL, version) in world.store._objects, (call, version)
+        check_whole(world)
+        clean(world)
+        assert world.catalog.refs().oldest == there.catalog.refs().oldest
 
 
 def test_a_commit_at_any_moment_keeps_what_it_names():
