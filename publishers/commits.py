@@ -136,9 +136,13 @@ def commit_checkpoint(
         # Such a checkpoint has a new state each time that it is published: that it was before only its content tells.
         return base
     publisher = min(checkpoint.publishers, default=PublisherId(""))
+    through = checkpoint.trained_through
+    if written.dense is not None and written.dense == base.dense:
+        # A trainer that began again from before it has not unlearned what it does not bring anew.
+        through = max(through, base.trained_through)
     draft = Manifest(
         model=env.catalog.model, version=Version(0), kind=kind, state=checkpoint.state, previous=base.version, base=base.version,
-        positions=checkpoint.positions, trained_through=checkpoint.trained_through, created_at=env.clock(), publisher=publisher,
+        positions=checkpoint.positions, trained_through=through, created_at=env.clock(), publisher=publisher,
         term=checkpoint.publishers.get(publisher, Term(0)), upload=upload.id, changes=written.changes, full=written.full,
         digests=written.digests, dense=written.dense, checkpoint=written.checkpoint, source=written.source,  # type: ignore[arg-type]
         shapes=written.shapes, retired=written.retired,

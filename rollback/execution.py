@@ -74,10 +74,10 @@ def finish(
 ) -> Manifest:
     """Fences, computes what is not `prepared`, commits; returns the version that did, be it of this run or of another. `since`:
     where no fence of the claim lies before."""
-    env.catalog.reload_schema()
     if (decided := _decided(env, claim, env.catalog.refs())) is not None:
         return decided
     fences = _fence(env, claim, claim.cuts if since is None else since)
+    env.catalog.reload_schema()  # behind the fences: tables are born before their first record
     for _ in range(ATTEMPTS):
         refs = env.catalog.refs()
         if (decided := _decided(env, claim, refs)) is not None:

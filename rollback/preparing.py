@@ -44,6 +44,7 @@ def prepare(env: Environment, plan: RollbackPlan, *, why: str) -> Prepared | Non
     history = env.catalog.history(refs)
     history.check_restorable(plan.base)
     ends = ends_of(env, history, refs.timeline)
+    env.catalog.reload_schema()  # a table is born before its first record: behind the ends, all of those before them are known
     named, found = cuts_of(env, history, plan.target, Timeline(plan.of), ends)
     cuts = tuple(cut for cut in found if cut is not None)
     if len(cuts) < len(found):

@@ -177,12 +177,12 @@ def is_read(manifest: Manifest, generation: str, table: str) -> bool:
 
 def was_cleared(lineage: Sequence[Manifest], generation: str, table: str) -> bool:
     """Whether the newest version of a lineage, oldest first, surely has no row of a generation: a version has emptied it, and
-    none has used it since."""
+    none has used it since. A rollback may have brought back what the log had brought to it."""
     for at in reversed(range(len(lineage))):
         manifest = lineage[at]
-        if is_read(manifest, generation, table) or (manifest.rollback is not None and manifest.rollback.tables is not None):
+        if is_read(manifest, generation, table) or manifest.rollback is not None:
             return False
-        if manifest.rollback is None and (table in manifest.retired or (at and not is_read(lineage[at - 1], generation, table))):
+        if table in manifest.retired or (at and not is_read(lineage[at - 1], generation, table)):
             return True
     return False
 

@@ -139,7 +139,7 @@ NEW = {"item": "item@2"}
         ([version(3, 2, shapes=NEW)], "item", False),  # what came before is not retained
         ([version(1), version(2, 1, retired=("item",))], "item", True),
         ([version(1), version(2, 1, shapes=NEW), version(5, 2, shapes=NEW, rollback=WHOLE)], "item", False),
-        ([version(0), version(1, 0), version(5, 1, rollback=WHOLE)], "item@2", True),
+        ([version(0), version(1, 0), version(5, 1, rollback=WHOLE)], "item@2", False),  # the log may have brought some
         ([version(0), version(1, 0), version(5, 1, rollback=PART)], "item@2", False),
     ],
 )

@@ -117,3 +117,22 @@ def test_on_restart_undo_takes_back_at_once(config, tmp_path):
         assert delivery.updates().unsent == 0, "what was dirty is in the log again"
         delivery.updates().mark()
         assert delivery.publish_delta_from_log().rows == 5
+
+
+def test_a_version_that_keeps_the_dense_slice_has_learned_what_that_has(config):
+    """A trainer goes back on its own, to before the slice that is served, and brings none itself."""
+    early, late, dense = "2023-11-14T22:14:00Z", "2023-11-14T22:20:00Z", {"w": np.ones(2, np.float32)}
+    with open_delivery(config) as delivery:
+        updates = delivery.updates()
+        delivery.publish_snapshot(arrays(np.arange(10.0)), trained_through=early)
+        updates.put("item", [1], rows_of([11]), trained_through=early)
+        before = updates.mark()
+        delivery.publish_delta(arrays(np.arange(10.0)), sidecar=before)
+        updates.put("item", [2], rows_of([22]), trained_through=late)
+        second = delivery.publish_delta(arrays(np.arange(10.0)), dense=dense, sidecar=updates.mark())
+    with open_delivery(config, resume=before) as delivery:
+        third = delivery.publish_delta(arrays(np.arange(10.0)))
+        assert third.dense == second.dense
+        assert third.trained_through == second.trained_through
+        fourth = delivery.publish_delta(arrays(np.arange(10.0)), dense={"w": np.zeros(2, np.float32)})
+        assert fourth.trained_through < second.trained_through

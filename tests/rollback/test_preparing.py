@@ -1,5 +1,7 @@
 """What is computed before the fences: it is completed after them, and thrown away where it does not hold any more."""
 
+import dataclasses
+
 import pytest
 from faulty import Steps
 from hypothesis import given, settings
@@ -9,6 +11,7 @@ from worlds import at
 
 from penstock.pipeline.core.ids import Offset, Partition
 from penstock.pipeline.core.records import RecordKind
+from penstock.pipeline.core.schema import TableSchema
 from penstock.pipeline.core.skips import Skips
 from penstock.rollback import execution
 from penstock.rollback.execution import execute
@@ -57,6 +60,26 @@ def test_what_is_written_until_the_last_fence_is_undone_as_well(recovered):
     assert recovered == []
     assert {change.rows + change.tombstones for change in manifest.rollback.undo.values()} == {2, 4 + 3}
     assert manifest.rollback.lost_rows == 4 + 5 + 2
+
+
+@pytest.mark.parametrize("when", ["before it is prepared", "before the first fence"])
+def test_a_table_that_is_born_meanwhile_goes_back_as_well(when):
+    world, trainer = poisoned()
+    env = world.environment()
+
+    def born():
+        world.catalog.add_tables({"shop": TableSchema(dim=2, codec="float32", width=8)})
+        trainer.touched["shop"], world.model["shop"] = set(), {}
+        trainer.put("shop", 11, *range(20))
+
+    plan = plan_rollback(env, before_event(at(10)))
+    if when == "before it is prepared":
+        born()
+    else:
+        env = dataclasses.replace(env, log=Steps(world.log, "append", 0, born))
+    manifest = execute(env, plan, why="poison")
+    undo = manifest.rollback.undo["shop"]
+    assert (undo.rows, undo.tombstones) == (0, 20)
 
 
 def test_another_version_meanwhile_makes_it_void(recovered):
