@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+import yaml
 from deployment_files import ROOT, parsed, port_of
 from servers import airflow, kafka, s3
 
@@ -34,6 +38,26 @@ def services(checker):
 @pytest.fixture(scope="module")
 def config():
     return load_config(ROOT / "examples/compose/penstock.toml")
+
+
+def composed(folder, **variables):
+    """What Compose itself makes of the file; it needs no engine for that."""
+    if (found := shutil.which("docker-compose")) is None:
+        skip = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
+        skip("docker-compose is not installed")
+    environment = {name: value for name, value in os.environ.items() if name not in VARIABLES} | variables
+    (folder / "none.env").touch()  # whoever runs this may have a real one
+    command = [found, "--env-file", folder / "none.env", "--file", COMPOSE, "config"]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_compose_takes_it_as_it_is(services, tmp_path):
+    made = composed(tmp_path, **dict.fromkeys(VARIABLES, "made-up"))
+    assert made.returncode == 0, made.stderr
+    assert set(yaml.safe_load(made.stdout)["services"]) == set(services)
+    refused = composed(tmp_path)
+    assert refused.returncode
+    assert "is in the .env" in refused.stderr
 
 
 def test_it_has_all_that_a_fleet_has(services):
