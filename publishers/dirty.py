@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from penstock.pipeline.catalog.catalog import Catalog
-from penstock.pipeline.catalog.checkpoints import last_marker, read_checkpoint
+from penstock.pipeline.catalog.checkpoints import known_checkpoint, last_marker
 from penstock.pipeline.catalog.replay import replay_live
 from penstock.pipeline.catalog.skipping import read_skips
 from penstock.pipeline.core.checkpoint import Checkpoint, newest_dense
-from penstock.pipeline.core.errors import NotFound, PositionGone
+from penstock.pipeline.core.errors import PositionGone
 from penstock.pipeline.core.history import History
 from penstock.pipeline.core.ids import Marker, Offset, Partition, PublisherId
 from penstock.pipeline.core.manifest import Manifest, RunInfo
@@ -55,7 +55,9 @@ def dirty_keys(
         found.touched.owes_dense = history.newest.dense is not None
         _all(catalog, found)
         return found
-    checkpoints = {number: _checkpoint(catalog, number) for number in range(before.state.marker + 1, last_marker(catalog) + 1)}
+    checkpoints = {
+        number: known_checkpoint(catalog, Marker(number)) for number in range(before.state.marker + 1, last_marker(catalog) + 1)
+    }
     found.touched.owes_dense = _owes_dense(before, history.newest, origin, checkpoints)
     _from_shapes(catalog, before, history.newest, found)
     _from_checkpoints(catalog, origin, checkpoints, mine=mine, publisher=publisher, found=found)
@@ -83,14 +85,6 @@ def _owes_dense(before: Manifest, newest: Manifest, origin: Origin, checkpoints:
     known = [checkpoint for checkpoint in between if checkpoint is not None]
     had = newest_dense(known, origin.state.timeline) or before.dense
     return len(known) < len(between) or (had and had.digest) != (newest.dense and newest.dense.digest)
-
-
-def _checkpoint(catalog: Catalog, number: int) -> Checkpoint | None:
-    """None where retention has removed it."""
-    try:
-        return read_checkpoint(catalog, Marker(number))[0]
-    except NotFound:
-        return None
 
 
 def _from_checkpoints(

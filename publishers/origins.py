@@ -6,9 +6,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from penstock.pipeline.catalog.catalog import Catalog
-from penstock.pipeline.catalog.checkpoints import last_marker, read_checkpoint
+from penstock.pipeline.catalog.checkpoints import known_checkpoint, last_marker
 from penstock.pipeline.core.checkpoint import Checkpoint
-from penstock.pipeline.core.errors import NotFound, NotResumable
+from penstock.pipeline.core.errors import NotResumable
 from penstock.pipeline.core.history import History
 from penstock.pipeline.core.ids import BIRTH, Marker, Positions, State
 from penstock.pipeline.core.refs import Refs
@@ -38,11 +38,8 @@ def newest_origin(catalog: Catalog, refs: Refs, history: History) -> State:
     """The newest state that a trainer may resume from."""
     lineage = history.lineage(refs.trunk)
     for number in range(last_marker(catalog), lineage[-1].state.marker, -1):
-        try:
-            checkpoint, _ = read_checkpoint(catalog, Marker(number))
-        except NotFound:
-            continue
-        if isinstance(_origin(catalog, refs, history, checkpoint.state), Origin):
+        checkpoint = known_checkpoint(catalog, Marker(number))
+        if checkpoint is not None and isinstance(_origin(catalog, refs, history, checkpoint.state), Origin):
             return checkpoint.state
     return lineage[-1].state
 
@@ -53,9 +50,8 @@ def _origin(catalog: Catalog, refs: Refs, history: History, state: State) -> Ori
             return Origin(state=state, positions=manifest.positions, trained_through=manifest.trained_through)
     if state == BIRTH:
         return Origin(state=state, positions=None, trained_through=NEVER)
-    try:
-        checkpoint, _ = read_checkpoint(catalog, state.marker)
-    except NotFound:
+    checkpoint = known_checkpoint(catalog, state.marker)
+    if checkpoint is None:
         return "is not known, or was removed by retention"
     if checkpoint.state != state:
         return f"is not known: marker {state.marker} is of state {checkpoint.state}"

@@ -15,14 +15,15 @@ import msgspec
 
 from penstock.pipeline.catalog import keys, leases
 from penstock.pipeline.catalog.catalog import Catalog
-from penstock.pipeline.catalog.checkpoints import read_checkpoint
+from penstock.pipeline.catalog.checkpoints import known_checkpoint
+from penstock.pipeline.catalog.reading import read_document
 from penstock.pipeline.catalog.replay import record_name, replay_around
 from penstock.pipeline.catalog.skipping import read_skips
 from penstock.pipeline.config import microseconds
 from penstock.pipeline.core.checkpoint import Checkpoint
 from penstock.pipeline.core.coordination import Claim, Pin, Presence, Upload
 from penstock.pipeline.core.dense import announcement_of
-from penstock.pipeline.core.documents import FORMAT, Document, decode
+from penstock.pipeline.core.documents import FORMAT, Document
 from penstock.pipeline.core.errors import NotFound
 from penstock.pipeline.core.history import History
 from penstock.pipeline.core.ids import Marker, Offset, Partition, Version
@@ -91,14 +92,14 @@ def take_inventory(env: Environment) -> Inventory:
     refs = catalog.refs()
     uploads = {upload.id: upload for upload in leases.uploads(catalog)}
     pins = tuple(leases.pins(catalog, now=now))
-    notes = _notes(catalog)
+    notes = read_document(catalog, Notes, notes_key(model)) or Notes(unnamed={})
     history = _history(catalog, refs, notes)
     known = {m.version for m in (*history.trunk, *history.bases.values())}
     others = (Version(keys.number_of(key)) for key in manifests if keys.number_of(key) not in known)
     strays = [_manifest(catalog, version) for version in others if version < refs.trunk]
     markers = _sizes(catalog, keys.checkpoints(model))
     newer = [key for key in markers if keys.number_of(key) >= history.trunk[0].state.marker]
-    checkpoints = [found for key in newer if (found := _checkpoint(catalog, Marker(keys.number_of(key)))) is not None]
+    checkpoints = [found for key in newer if (found := known_checkpoint(catalog, Marker(keys.number_of(key)))) is not None]
     deadline_us = microseconds(env.config.retention.publish_deadline)
     late = [path for path, since in notes.unnamed.items() if since <= now - deadline_us and path in announced]
     return Inventory(
@@ -148,21 +149,6 @@ def _manifest(catalog: Catalog, version: Version) -> Manifest | None:
         return catalog.manifest(version)
     except NotFound:
         return None  # another retention run was quicker
-
-
-def _checkpoint(catalog: Catalog, marker: Marker) -> Checkpoint | None:
-    try:
-        return read_checkpoint(catalog, marker)[0]
-    except NotFound:
-        return None  # another retention run was quicker
-
-
-def _notes(catalog: Catalog) -> Notes:
-    key = notes_key(catalog.model)
-    try:
-        return decode(Notes, catalog.store.get(key).data, key)
-    except NotFound:
-        return Notes(unnamed={})
 
 
 def _announced_in_log(env: Environment) -> Iterator[str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from penstock.pipeline.catalog import leases
-from penstock.pipeline.catalog.checkpoints import last_marker, read_checkpoint
+from penstock.pipeline.catalog.checkpoints import known_checkpoint, last_marker
 from penstock.pipeline.core.checkpoint import Checkpoint
-from penstock.pipeline.core.errors import CommitConflict, InvalidInput, NotFound
+from penstock.pipeline.core.errors import CommitConflict, InvalidInput
 from penstock.pipeline.core.history import History
 from penstock.pipeline.core.ids import Marker, Offset, State, Timeline
 from penstock.pipeline.core.manifest import Target
@@ -77,9 +77,8 @@ def newest_checkpoint(env: Environment) -> Target:
     """The target of `--to-checkpoint`: the newest finished checkpoint of the live timeline."""
     refs = env.catalog.refs()
     for number in range(last_marker(env.catalog), 0, -1):
-        try:
-            found, _ = read_checkpoint(env.catalog, Marker(number))
-        except NotFound:
+        found = known_checkpoint(env.catalog, Marker(number))
+        if found is None:
             break
         if found.status == "marked" and found.state.timeline == refs.timeline:
             return to_state(found.state)
@@ -88,13 +87,10 @@ def newest_checkpoint(env: Environment) -> Target:
 
 def _checkpoints_since(env: Environment, located: Located) -> list[Checkpoint]:
     """The finished checkpoints of the timeline that the target is on, or of those before it, from the base on."""
-    found = []
-    for number in range(located.base.state.marker, last_marker(env.catalog) + 1):
-        try:
-            found.append(read_checkpoint(env.catalog, Marker(number))[0])
-        except NotFound:
-            continue  # retention keeps what the live chain needs; older ones cannot be restarted from
-    return [c for c in found if c.status == "marked" and c.positions is not None]
+    # Retention keeps what the live chain needs; older ones cannot be restarted from.
+    numbers = range(located.base.state.marker, last_marker(env.catalog) + 1)
+    found = [known_checkpoint(env.catalog, Marker(number)) for number in numbers]
+    return [c for c in found if c is not None and c.status == "marked" and c.positions is not None]
 
 
 def _offsets(checkpoint: Checkpoint) -> tuple[Offset, ...]:

@@ -119,28 +119,19 @@ class Connection:
     def lookup(self, call: Call, request: LookupRequest, keys: pa.RecordBatch, *, timeout_s: float) -> tuple[LookupReply, Rows]:
         """`keys`: a `wire.keys_batch`. Raises the replica's own errors; `Unreachable` where none of them came."""
         room = self._room(request, keys)
-        if room is None:
-            reply, batch = self._exchanged(call, request, keys, timeout_s)
-            self._dims.update(zip(request.tables, reply.dims, strict=False))
-            return reply, rows_of(batch, reply.dims)
-        assert self._rooms is not None
+        if room is not None:
+            request = msgspec.structs.replace(request, room=room.offer)
         try:
-            reply, batch = self._exchanged(call, msgspec.structs.replace(request, room=room.offer), keys, timeout_s)
-        except Unreachable:
-            self._rooms.lost()  # it may be at it still
-            raise
-        except PenstockError:
-            self._rooms.give_back(room)
-            raise
-        except BaseException:
-            self._rooms.lost()
+            reply, batch = self._exchanged(call, request, keys, timeout_s)
+        except BaseException as error:
+            if self._rooms is not None and room is not None:
+                if isinstance(error, PenstockError) and not isinstance(error, Unreachable):
+                    self._rooms.give_back(room)
+                else:
+                    self._rooms.lost()  # the replica may be at it still
             raise
         self._dims.update(zip(request.tables, reply.dims, strict=False))
-        if reply.in_room:
-            return reply, rows_of(batch, reply.dims, self._rooms.lend(room, reply.in_room))
-        self._is_near = False
-        self._rooms.give_back(room)
-        return reply, rows_of(batch, reply.dims)
+        return reply, rows_of(batch, reply.dims, self._rows_in(room, reply))
 
     def _room(self, request: LookupRequest, keys: pa.RecordBatch) -> Room | None:
         """For the answer, as far as can be told: how long rows are is known from earlier ones."""
@@ -149,6 +140,16 @@ class Connection:
         counts = row_counts(keys, request.pooling)
         nbytes = sum(4 * count * self._dims[table] for count, table in zip(counts, request.tables, strict=True))
         return self._rooms.take(nbytes) if nbytes >= SMALLEST_BYTES else None
+
+    def _rows_in(self, room: Room | None, reply: LookupReply) -> list[NDArray[np.float32]]:
+        """What the replica has put there, none where the rows are in the batch."""
+        if self._rooms is None or room is None:
+            return []
+        if reply.in_room:
+            return self._rooms.lend(room, reply.in_room)
+        self._is_near = False
+        self._rooms.give_back(room)
+        return []
 
     def _exchanged(
         self, call: Call, request: LookupRequest, keys: pa.RecordBatch, timeout_s: float

@@ -74,7 +74,7 @@ class _Reading:
     names: Sequence[str]
     tables: Sequence[Table]
     rows: Sequence[NDArray[np.float32]]
-    found: Sequence[NDArray[np.bool_]] = ()
+    found: Sequence[NDArray[np.bool_]]
 
 
 class _How(NamedTuple):
@@ -114,8 +114,7 @@ class Lookups:
             current, states = self.generations.current, self.follower.partitions.values()
             positions = {state.partition: state.applied for state in states}
             reached, timeline = min(state.version for state in states), min(state.timeline for state in states)
-            read = self._reading(wanted, [self._whole(want.table) for want in wanted], room)
-            self._look(read, wanted, None, helping)
+            read = self._read(wanted, [self._whole(want.table) for want in wanted], None, how)
             if self.generations.current is current:
                 return self._answers(read, wanted, reached, timeline, positions)
             # A partition has come to a version of another shape meanwhile.
@@ -174,9 +173,9 @@ class Lookups:
         whole = np.empty(ends[-1], np.float32) if room is None or room.size < ends[-1] else room
         rows = [
             whole[low:end].reshape(count, table.dim)
-            for low, end, count, table in zip(ends[:-1], ends[1:], counts, tables, strict=True)
+            for (low, end), count, table in zip(pairwise(ends), counts, tables, strict=True)
         ]
-        return _Reading(names, tables, rows)
+        return _Reading(names, tables, rows, [np.empty(want.keys.size, np.bool_) for want in wanted])
 
     def _read_at(self, wanted: Sequence[Want], manifest: Manifest, how: _How) -> _Reading:
         """The rows as they were at a version; what was corrected meanwhile would not be the version's."""
@@ -215,17 +214,16 @@ class Lookups:
                 # Another one is shown by now.
 
     def _at(self, wanted: Sequence[Want], manifest: Manifest, labels: dict[Partition, State], how: _How) -> _Reading:
-        read = self._reading(wanted, [manifest.generation(want.table) for want in wanted], how.room)
-        self._look(read, wanted, labels, how.helping)
-        return read
+        return self._read(wanted, [manifest.generation(want.table) for want in wanted], labels, how)
 
-    def _look(
-        self, read: _Reading, wanted: Sequence[Want], labels: Mapping[Partition, Hashable] | None, helping: Helping
-    ) -> None:
-        """Fills in rows as they are, or as they were at the labels."""
-        read.found = [np.empty(want.keys.size, np.bool_) for want in wanted]
-        jobs = list(self._jobs(read, wanted, labels, helping.threads))
-        (helping if sum(want.keys.size for want in wanted) >= 2 * LEAST_KEYS else ALONE).run(jobs)
+    def _read(
+        self, wanted: Sequence[Want], names: Sequence[str], labels: Mapping[Partition, Hashable] | None, how: _How
+    ) -> _Reading:
+        """Rows of these generations as they are, or as they were at the labels."""
+        read = self._reading(wanted, names, how.room)
+        jobs = self._jobs(read, wanted, labels, how.helping.threads)
+        (how.helping if sum(want.keys.size for want in wanted) >= 2 * LEAST_KEYS else ALONE).run(jobs)
+        return read
 
     def _jobs(
         self, read: _Reading, wanted: Sequence[Want], labels: Mapping[Partition, Hashable] | None, threads: int

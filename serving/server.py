@@ -124,7 +124,7 @@ class Server(flight.FlightServerBase):  # type: ignore[misc]
 
     def _reply(self, request: LookupRequest, answers: list[Answer], room: NDArray[np.float32] | None) -> LookupReply:
         replica, first = self.replica, answers[0]
-        is_in_room = room is not None and room.size >= sum(answer.rows.size for answer in answers)
+        is_in_room = room is not None and first.rows.base is room
         is_exact = request.version is not None or replica.lookups.shown is not None
         newest = max(state.timeline for state in replica.follower.partitions.values())
         return LookupReply(

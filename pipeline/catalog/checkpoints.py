@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 import msgspec
 
 from ..core.checkpoint import Checkpoint, Touched
@@ -16,6 +14,7 @@ from ..ports.settling import put_settled
 from ..ports.store import Create, Swap, Token
 from . import keys
 from .catalog import ATTEMPTS, Actor, Catalog
+from .reading import read_document
 
 
 def open_checkpoint(catalog: Catalog, *, timeline: Timeline, publishers: dict[PublisherId, Term], now: WallTime) -> Checkpoint:
@@ -79,6 +78,11 @@ def read_checkpoint(catalog: Catalog, marker: Marker) -> tuple[Checkpoint, Token
     return decode(Checkpoint, found.data, key), found.token
 
 
+def known_checkpoint(catalog: Catalog, marker: Marker) -> Checkpoint | None:
+    """None where there is none, or retention has removed it."""
+    return read_document(catalog, Checkpoint, keys.checkpoint(catalog.model, marker))
+
+
 def marked_checkpoint(catalog: Catalog, state: State) -> Checkpoint:
     """The checkpoint of `state`; `Expired` when it does not count, `Refused` when its markers are not all out."""
     found, _ = read_checkpoint(catalog, state.marker)
@@ -96,13 +100,12 @@ def checkpoints_between(catalog: Catalog, base: State, head: State) -> list[Chec
     that were never published included. `Refused` when retention has removed one."""
     found = []
     for number in range(base.marker + 1, head.marker + 1):
-        try:
-            found.append(read_checkpoint(catalog, Marker(number))[0])
-        except NotFound:
+        if (checkpoint := known_checkpoint(catalog, Marker(number))) is None:
             raise Refused(
                 f"checkpoint {number}, between {base} and {head}, is gone: what was touched up to it is not known",
                 hint="publish by comparing with the base instead",
-            ) from None
+            )
+        found.append(checkpoint)
     return found
 
 
@@ -111,9 +114,9 @@ def rows_owed(catalog: Catalog, published: State) -> int:
     put at all. Readers get them by the next delta."""
     owed = 0
     for number in range(published.marker + 1, last_marker(catalog) + 1):
-        with suppress(NotFound):
-            found, _ = read_checkpoint(catalog, Marker(number))
-            owed += sum(touched.unsent for touched in found.touched.values()) if found.status == "marked" else 0
+        found = known_checkpoint(catalog, Marker(number))
+        if found is not None and found.status == "marked":
+            owed += sum(touched.unsent for touched in found.touched.values())
     return owed
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from penstock.slicer.sidecar import is_sidecar, read_sidecar
 
-from ..catalog.checkpoints import read_checkpoint
+from ..catalog.checkpoints import known_checkpoint
 from ..core.checkpoint import Sidecar
-from ..core.errors import Corrupt, NotFound
+from ..core.errors import Corrupt
 from ..core.history import History
 from ..core.ids import State
 from ..core.manifest import Manifest
@@ -64,9 +64,8 @@ def _sidecar(path: Path) -> Sidecar | None:
 
 def _marked(env: Environment, history: History, path: Path, sidecar: Sidecar) -> Candidate | None:
     state, newest = State.parse(sidecar.state), history.newest
-    try:
-        checkpoint, _ = read_checkpoint(env.catalog, state.marker)
-    except NotFound:
+    checkpoint = known_checkpoint(env.catalog, state.marker)
+    if checkpoint is None:
         return None  # retention has removed all that was of its time
     committed = history.of_state(state)
     if committed is None:

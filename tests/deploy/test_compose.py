@@ -43,8 +43,7 @@ def config():
 def composed(folder, **variables):
     """What Compose itself makes of the file; it needs no engine for that."""
     if (found := shutil.which("docker-compose")) is None:
-        skip = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
-        skip("docker-compose is not installed")
+        kafka.skip_or_fail(FileNotFoundError("docker-compose is not installed"))
     environment = {name: value for name, value in os.environ.items() if name not in VARIABLES} | variables
     (folder / "none.env").touch()  # whoever runs this may have a real one
     command = [found, "--env-file", folder / "none.env", "--file", COMPOSE, "config"]

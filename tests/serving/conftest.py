@@ -2,15 +2,13 @@
 
 import pytest
 from certificates import Authority
-from served import published, world_of
+from served import world_with
 
 
 @pytest.fixture
 def world():
     """With a first snapshot."""
-    world = world_of()
-    published(world)
-    return world
+    return world_with()
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from served import announce_dense, published, step, world_of
+from served import announce_dense, published, step, world_of, world_with
 from worlds import at
 
 from penstock.pipeline.core.errors import InvalidInput, Overloaded, PenstockError, Refused, Unreachable, VersionGone
@@ -57,9 +57,7 @@ class Changing:
 
 @pytest.fixture
 def world():
-    world = world_of(max_request_keys=100_000)
-    published(world, *KEYS)
-    return world
+    return world_with(*KEYS, max_request_keys=100_000)
 
 
 @pytest.fixture

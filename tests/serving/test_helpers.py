@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 from exchanges import connect, serve
-from served import published, step, world_of
+from served import step, world_with
 
 from penstock.serving import Replica, lookups
 from penstock.serving.bags import Bags
@@ -19,9 +19,7 @@ ASKED = np.random.default_rng(0).permutation(np.concatenate([KEYS, KEYS[:50], np
 
 @pytest.fixture
 def world():
-    world = world_of(max_request_keys=100_000)
-    published(world, *KEYS)
-    return world
+    return world_with(*KEYS, max_request_keys=100_000)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import pytest
 from exchanges import connect, serve
-from served import published, step, world_of
+from served import step, world_with
 
 from penstock.pipeline.core.errors import Unreachable, VersionGone
 from penstock.serving import Client, Replica, Server, rooms
@@ -31,9 +31,7 @@ MANY = np.tile(KEYS, 1000)
 
 @pytest.fixture
 def world():
-    world = world_of(max_request_keys=200_000)
-    published(world, *KEYS)
-    return world
+    return world_with(*KEYS, max_request_keys=200_000)
 
 
 @pytest.fixture

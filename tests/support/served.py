@@ -32,6 +32,13 @@ def published(world: World, *keys):
     return writer
 
 
+def world_with(*keys, **options) -> World:
+    """With a first snapshot."""
+    world = world_of(**options)
+    published(world, *keys)
+    return world
+
+
 def step(replica: Replica, rounds: int = 30) -> None:
     """Until there is nothing to do but wait."""
     replica.refresh()
