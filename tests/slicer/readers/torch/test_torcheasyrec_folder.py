@@ -1,9 +1,8 @@
 """Checkpoints of TorchEasyRec: what torch and dynamicemb wrote, side by side in one folder."""
 
-import os
-
 import numpy as np
 import pytest
+from open_files import nothing_left_open
 from raw_dumps import parts_of, write_dynamicemb
 from torch_files import DistributedFolder
 from torch_pickles import number
@@ -70,7 +69,5 @@ def test_parts_that_a_model_does_not_have(folder, kept):
 )
 def test_a_save_that_did_not_finish(folder, gone, match):
     (folder / gone).unlink()
-    before = len(os.listdir("/proc/self/fd"))
-    with pytest.raises(Corrupt, match=match):
+    with nothing_left_open(), pytest.raises(Corrupt, match=match):
         open_checkpoint(folder)
-    assert len(os.listdir("/proc/self/fd")) == before
