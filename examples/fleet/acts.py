@@ -248,8 +248,8 @@ class Play:
         return next((found.address for found in present if found.replica == name and found.ready and found.address), None)
 
     def _finished(self, what: str, run: str, *, approve: bool = False) -> None:
-        """Waits until the run has succeeded, and approves what it asks meanwhile, as often as it asks: Airflow may lose a task
-        that is answered in the moment in which it asks, and tries it again."""
+        """Waits until the run has succeeded, and approves what it asks meanwhile, as often as it asks: a task that is tried again
+        asks again."""
         dag = _dag(what)
 
         def look() -> str | None:

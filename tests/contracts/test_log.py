@@ -24,7 +24,7 @@ from penstock.pipeline.ports.open_log import open_log
 PARTITIONS = 3
 SETTINGS = LogSettings(max_record_bytes=64 << 10, segment_bytes=4 << 10)
 P0, P1, P2 = (Partition(number) for number in range(PARTITIONS))
-WAIT_S = 30.0
+WAIT_S = 60.0
 
 
 class Place:

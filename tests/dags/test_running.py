@@ -192,8 +192,7 @@ def served(replica, key):
 
 
 def answered(airflow, dag, run, option):
-    """Answers what the run asks, as often as it does: Airflow may lose a task that is answered in the moment in which it asks,
-    and tries it again. Returns how the run has ended."""
+    """Answers what the run asks, as often as it does: a task that is tried again asks again. Returns how the run has ended."""
 
     def look():
         for _ in airflow.questions(dag, run):

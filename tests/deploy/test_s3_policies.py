@@ -35,7 +35,7 @@ from penstock.serving.replica import Replica
 pytestmark = pytest.mark.s3
 BUCKET = "penstock"
 WHO = ("reader", "writer")
-START_S = 30.0
+START_S = 120.0
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from penstock.pipeline.core.errors import OutcomeUnknown, StorageFull, Unreachab
 from penstock.pipeline.core.ids import Offset
 from penstock.pipeline.ports.backlog import Backlog
 
-WAIT_S = 30.0
+WAIT_S = 60.0
 
 
 def test_an_outcome_is_reported_once() -> None:

@@ -23,7 +23,7 @@ from penstock.pipeline.ports.file_partition import FilePartition
 from penstock.pipeline.ports.log_checks import LogSettings
 
 P0 = Partition(0)
-WAIT_S = 30.0
+WAIT_S = 60.0
 SEGMENT_BYTES = 400
 PAYLOADS = [[b"a" * 100, b"b" * 30], [b"c" * 150], [b"d" * 120, b""], [b"e" * 500], [b"f"]]
 SENT = [payload for group in PAYLOADS for payload in group]

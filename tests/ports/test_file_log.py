@@ -28,7 +28,7 @@ from penstock.pipeline.ports.log import LogEntry
 from penstock.pipeline.ports.log_checks import ENTRY_BYTES, LogSettings
 
 P0 = Partition(0)
-WAIT_S = 30.0
+WAIT_S = 60.0
 SMALL = LogSettings(max_record_bytes=256 << 10, segment_bytes=256 << 10)
 
 

@@ -38,7 +38,7 @@ def world():
     made.close()
 
 
-def until(condition, *, seconds=10.0):
+def until(condition, *, seconds=60.0):
     """Polls until `condition` holds."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -132,9 +132,10 @@ class Airflow:
         self.request("POST", "/backfills", {"dag_id": dag, "from_date": start, "to_date": end, "max_active_runs": 1})
 
     def questions(self, dag: str, run: str) -> list[dict[str, Any]]:
-        """What people are asked, and have not answered yet."""
+        """What people are asked, and have not answered yet. A question is there a moment before its task waits for the answer;
+        SQLite has no row locks, so an answer in that moment may be lost, and the task then waits forever."""
         found = self.get(f"/dags/{dag}/dagRuns/{_quoted(run)}/hitlDetails")["hitl_details"]
-        return [each for each in found if not each["response_received"]]
+        return [each for each in found if not each["response_received"] and each["task_instance"]["state"] == "awaiting_input"]
 
     def answer(self, dag: str, run: str, task: str, option: str) -> None:
         path = f"/dags/{dag}/dagRuns/{_quoted(run)}/taskInstances/{task}/-1/hitlDetails"

@@ -21,7 +21,7 @@ import pytest
 
 from .s3 import free_port
 
-START_S, END_S = 30.0, 10.0
+START_S, END_S = 120.0, 10.0
 
 
 def executable(name: str) -> str:

@@ -23,7 +23,7 @@ from botocore.config import Config
 
 VERSION = "v1.8.0"
 CACHE = Path(__file__).parents[2] / ".cache" / "servers"
-START_S = 20.0
+START_S = 120.0
 
 
 class ServerMissing(Exception):

@@ -433,7 +433,7 @@ def test_a_dense_slice_that_is_damaged_is_trouble_and_rows_go_on(world):
         replica.close()
 
 
-def deadline(reached, seconds=20.0):
+def deadline(reached, seconds=60.0):
     import time
 
     until = time.monotonic() + seconds

@@ -192,7 +192,7 @@ def test_many_clients_at_once(world, serve):
 
 def test_one_client_serves_many_threads(world, serve, asked):
     published(world)
-    client = asked(serve(), "grpc://127.0.0.1:1", serve(name="other"), timeout_s=5)
+    client = asked(serve(), "grpc://127.0.0.1:1", serve(name="other"), timeout_s=60)
     with ThreadPoolExecutor(6) as pool:
         assert all(pool.map(lambda _: client.lookup("item", KEYS_OF)[1].all(), range(60)))
 
@@ -245,7 +245,7 @@ def test_an_answer_of_a_timeline_that_was_left_is_refused(world, serve, asked):
     assert client.answer("item", KEYS_OF).timeline == 2
     healed.drain()
     with pytest.raises(Unreachable, match="timeline 1"):
-        client.lookup("item", KEYS_OF, timeout_s=1)
+        client.lookup("item", KEYS_OF, timeout_s=3)
     step(poisoned.replica)
     assert client.answer("item", KEYS_OF).timeline == 2
     assert client.lookup("item", np.array([1]))[0][0, 0] == 1

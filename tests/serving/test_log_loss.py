@@ -154,7 +154,7 @@ class Named:
 
 def awaited(replica, done):
     replica.refresh()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not done():
         assert time.monotonic() < deadline
         replica.step(0.1)

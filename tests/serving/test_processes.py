@@ -152,7 +152,7 @@ def test_clients_go_on_while_replicas_are_killed(tmp_path, trainer):
     with (
         process(config, "--name", "one") as (first, one),
         process(config, "--name", "two") as (_, two),
-        Client([one, two], timeout_s=5) as client,
+        Client([one, two], timeout_s=30) as client,
     ):
         assert served(client) == trainer.have
         first.send_signal(signal.SIGKILL)

@@ -52,7 +52,7 @@ def closing():
         replica.close()
 
 
-def reached(condition, seconds=20.0):
+def reached(condition, seconds=60.0):
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until

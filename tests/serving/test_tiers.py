@@ -27,7 +27,7 @@ from penstock.serving.replica import Replica
 from penstock.serving.table import Table
 from penstock.serving.tiers import Budget, bring_in
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 def eventually(done) -> None:

@@ -589,7 +589,7 @@ def _aged(world):
     return True
 
 
-def reached(condition, seconds=30.0):
+def reached(condition, seconds=60.0):
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until

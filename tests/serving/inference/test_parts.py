@@ -305,7 +305,7 @@ def test_a_node_of_a_config_finds_its_replicas_and_follows_by_itself(tmp_path):
                 replica.close()
 
 
-def reached(condition, seconds=30.0):
+def reached(condition, seconds=60.0):
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until
