@@ -13,6 +13,8 @@ from penstock.pipeline.core.errors import NotFound, VersionGone
 from penstock.pipeline.core.hashing import buckets_of, partitions_of
 from penstock.pipeline.core.ids import Partition
 from penstock.pipeline.core.manifest import Manifest
+from penstock.pipeline.core.schema import ModelSchema
+from penstock.pipeline.core.schema_change import is_read
 
 from .invariants import Invariants
 from .states import Key, Row, Rows, difference, ensure, event, rows_in
@@ -118,13 +120,14 @@ class Watch:
             ensure(dense is not None and event(int(dense[0])) < limit, f"{replica.name} serves dense {dense}")
 
     def _agreed(self, replica: Any, partition: int, state: Any) -> None:
-        """A bucket disagrees only where a version was made by comparing: that does not say what the log has brought beside it."""
+        """A bucket disagrees only where a version does not say what the log has brought beside it: one made by comparing, or in a
+        generation of a table that it empties."""
         version, disagreed = self._seen.get((replica, partition), (-1, 0))
         if state.counters.disagreed > disagreed:
             # One that it could not load yet is not adopted.
             passed = [m for m in replica.follower.history.trunk if version < m.version]
             why = [f"{m.version} ({m.source})" for m in passed]
-            said_so = any(m.source in ("compared", "whole") for m in passed)
+            said_so = any(m.source in ("compared", "whole") or _empties(m, replica.follower.schema) for m in passed)
             ensure(said_so or self.invariants.log.lost, f"{replica.name} partition {partition} disagreed at version {why}")
         self._seen[replica, partition] = (state.version, state.counters.disagreed)
 
@@ -160,6 +163,10 @@ class Watch:
 
 def _is_settled(replica: Any) -> bool:
     return bool(replica._wanted == replica._served.info)
+
+
+def _empties(version: Manifest, schema: ModelSchema) -> bool:
+    return any(not is_read(version, name, schema.table_of(name)) for name in version.changes)
 
 
 def _partition_of(replica: Any, key: int) -> int:
