@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from penstock.pipeline.catalog import leases
-from penstock.pipeline.catalog.checkpoints import checkpoints_between, known_checkpoint, last_marker
+from penstock.pipeline.catalog.checkpoints import checkpoints_between, known_checkpoints, last_marker
 from penstock.pipeline.catalog.replay import record_name
 from penstock.pipeline.catalog.skipping import read_skips
 from penstock.pipeline.core.checkpoint import Checkpoint, newest_dense
 from penstock.pipeline.core.errors import Refused
 from penstock.pipeline.core.history import History
-from penstock.pipeline.core.ids import Marker, Offset, Partition
+from penstock.pipeline.core.ids import Offset, Partition
 from penstock.pipeline.core.manifest import Manifest, TableChange
 from penstock.pipeline.core.records import NO_KEYS, RecordKind
 from penstock.pipeline.core.schema_change import TablePlan
@@ -72,10 +72,7 @@ def publish_delta_from_log(
 
 
 def _newest_checkpoint(env: Environment, base: Manifest, until: WallTime | None) -> Checkpoint | None:
-    for number in range(last_marker(env.catalog), base.state.marker, -1):
-        found = known_checkpoint(env.catalog, Marker(number))
-        if found is None:
-            continue
+    for found in known_checkpoints(env.catalog, range(last_marker(env.catalog), base.state.marker, -1)):
         in_time = until is None or found.created_at < until
         if found.status == "marked" and found.state.timeline == base.timeline and in_time:
             return found

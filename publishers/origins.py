@@ -6,11 +6,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from penstock.pipeline.catalog.catalog import Catalog
-from penstock.pipeline.catalog.checkpoints import known_checkpoint, last_marker
+from penstock.pipeline.catalog.checkpoints import known_checkpoint, known_checkpoints, last_marker
 from penstock.pipeline.core.checkpoint import Checkpoint
 from penstock.pipeline.core.errors import NotResumable
 from penstock.pipeline.core.history import History
-from penstock.pipeline.core.ids import BIRTH, Marker, Positions, State
+from penstock.pipeline.core.ids import BIRTH, Positions, State
 from penstock.pipeline.core.refs import Refs
 from penstock.pipeline.core.times import NEVER, EventTime
 
@@ -37,9 +37,8 @@ def origin(catalog: Catalog, refs: Refs, history: History, state: State) -> Orig
 def newest_origin(catalog: Catalog, refs: Refs, history: History) -> State:
     """The newest state that a trainer may resume from."""
     lineage = history.lineage(refs.trunk)
-    for number in range(last_marker(catalog), lineage[-1].state.marker, -1):
-        checkpoint = known_checkpoint(catalog, Marker(number))
-        if checkpoint is not None and isinstance(_origin(catalog, refs, history, checkpoint.state), Origin):
+    for checkpoint in known_checkpoints(catalog, range(last_marker(catalog), lineage[-1].state.marker, -1)):
+        if isinstance(_origin(catalog, refs, history, checkpoint.state), Origin):
             return checkpoint.state
     return lineage[-1].state
 

@@ -15,7 +15,7 @@ import msgspec
 
 from penstock.pipeline.catalog import keys, leases
 from penstock.pipeline.catalog.catalog import Catalog
-from penstock.pipeline.catalog.checkpoints import known_checkpoint
+from penstock.pipeline.catalog.checkpoints import known_checkpoints
 from penstock.pipeline.catalog.reading import read_document
 from penstock.pipeline.catalog.replay import record_name, replay_around
 from penstock.pipeline.catalog.skipping import read_skips
@@ -26,7 +26,7 @@ from penstock.pipeline.core.dense import announcement_of
 from penstock.pipeline.core.documents import FORMAT, Document
 from penstock.pipeline.core.errors import NotFound
 from penstock.pipeline.core.history import History
-from penstock.pipeline.core.ids import Marker, Offset, Partition, Version
+from penstock.pipeline.core.ids import Offset, Partition, Version
 from penstock.pipeline.core.manifest import Manifest
 from penstock.pipeline.core.records import RecordKind
 from penstock.pipeline.core.refs import Refs
@@ -99,7 +99,7 @@ def take_inventory(env: Environment) -> Inventory:
     strays = [_manifest(catalog, version) for version in others if version < refs.trunk]
     markers = _sizes(catalog, keys.checkpoints(model))
     newer = [key for key in markers if keys.number_of(key) >= history.trunk[0].state.marker]
-    checkpoints = [found for key in newer if (found := known_checkpoint(catalog, Marker(keys.number_of(key)))) is not None]
+    checkpoints = list(known_checkpoints(catalog, map(keys.number_of, newer)))
     deadline_us = microseconds(env.config.retention.publish_deadline)
     late = [path for path, since in notes.unnamed.items() if since <= now - deadline_us and path in announced]
     return Inventory(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from penstock.pipeline.catalog import leases
-from penstock.pipeline.catalog.checkpoints import known_checkpoint, last_marker
+from penstock.pipeline.catalog.checkpoints import known_checkpoint, known_checkpoints, last_marker
 from penstock.pipeline.core.checkpoint import Checkpoint
 from penstock.pipeline.core.errors import CommitConflict, InvalidInput
 from penstock.pipeline.core.history import History
@@ -88,9 +88,8 @@ def newest_checkpoint(env: Environment) -> Target:
 def _checkpoints_since(env: Environment, located: Located) -> list[Checkpoint]:
     """The finished checkpoints of the timeline that the target is on, or of those before it, from the base on."""
     # Retention keeps what the live chain needs; older ones cannot be restarted from.
-    numbers = range(located.base.state.marker, last_marker(env.catalog) + 1)
-    found = [known_checkpoint(env.catalog, Marker(number)) for number in numbers]
-    return [c for c in found if c is not None and c.status == "marked" and c.positions is not None]
+    found = known_checkpoints(env.catalog, range(located.base.state.marker, last_marker(env.catalog) + 1))
+    return [c for c in found if c.status == "marked" and c.positions is not None]
 
 
 def _offsets(checkpoint: Checkpoint) -> tuple[Offset, ...]:

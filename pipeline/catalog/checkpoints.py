@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import msgspec
 
 from ..core.checkpoint import Checkpoint, Touched
@@ -83,6 +85,13 @@ def known_checkpoint(catalog: Catalog, marker: Marker) -> Checkpoint | None:
     return read_document(catalog, Checkpoint, keys.checkpoint(catalog.model, marker))
 
 
+def known_checkpoints(catalog: Catalog, numbers: Iterable[int]) -> Iterator[Checkpoint]:
+    """Those of these markers that are known, in this order; each is read when its turn comes."""
+    for number in numbers:
+        if (found := known_checkpoint(catalog, Marker(number))) is not None:
+            yield found
+
+
 def marked_checkpoint(catalog: Catalog, state: State) -> Checkpoint:
     """The checkpoint of `state`; `Expired` when it does not count, `Refused` when its markers are not all out."""
     found, _ = read_checkpoint(catalog, state.marker)
@@ -112,12 +121,8 @@ def checkpoints_between(catalog: Catalog, base: State, head: State) -> list[Chec
 def rows_owed(catalog: Catalog, published: State) -> int:
     """Rows that were touched up to checkpoints past `published`, the newest version's state, and are not in the log: shed, or not
     put at all. Readers get them by the next delta."""
-    owed = 0
-    for number in range(published.marker + 1, last_marker(catalog) + 1):
-        found = known_checkpoint(catalog, Marker(number))
-        if found is not None and found.status == "marked":
-            owed += sum(touched.unsent for touched in found.touched.values())
-    return owed
+    past = known_checkpoints(catalog, range(published.marker + 1, last_marker(catalog) + 1))
+    return sum(touched.unsent for found in past if found.status == "marked" for touched in found.touched.values())
 
 
 def expire_checkpoints(catalog: Catalog, *, past: State, actor: Actor) -> list[State]:
