@@ -8,9 +8,6 @@ import re
 import secrets
 import signal
 import subprocess
-import time
-import urllib.error
-import urllib.request
 
 import boto3
 import numpy as np
@@ -18,7 +15,8 @@ import pytest
 from botocore.exceptions import ClientError
 from deployment_files import ROOT
 from servers.kafka import skip_or_fail
-from servers.s3 import ServerMissing, free_port, versitygw
+from servers.s3 import ServerMissing, await_answer, free_port, versitygw
+from waiting import reached
 
 from penstock.pipeline.catalog import keys, leases
 from penstock.pipeline.config import parse_config
@@ -35,7 +33,6 @@ from penstock.serving.replica import Replica
 pytestmark = pytest.mark.s3
 BUCKET = "penstock"
 WHO = ("reader", "writer")
-START_S = 120.0
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +53,7 @@ def gateway(tmp_path_factory):
         )
     try:
         endpoint = f"http://127.0.0.1:{port}"
-        answers(endpoint)
+        await_answer(server, f"{endpoint}/health", folder / "log")
         for who in WHO:
             admin = [binary, "admin", "-a", "root", "-s", root, "-er", endpoint, "create-user"]
             subprocess.run([*admin, "-a", who, "-s", f"{who}-secret", "-r", "user"], check=True, capture_output=True, timeout=30)
@@ -77,17 +74,6 @@ def policy():
     given = [json.loads(text)["Statement"] for text in re.findall(r"^```json\n(.*?)^```", page, re.MULTILINE | re.DOTALL)]
     statements = [each | {"Principal": {"AWS": who}} for who, those in zip(WHO, given, strict=True) for each in those]
     return {"Version": "2012-10-17", "Statement": statements}
-
-
-def answers(endpoint):
-    deadline = time.monotonic() + START_S
-    while True:
-        try:
-            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{endpoint}/health", timeout=1):
-                return
-        except (urllib.error.URLError, OSError):
-            assert time.monotonic() < deadline, "the gateway does not answer"
-            time.sleep(0.05)
 
 
 @pytest.fixture
@@ -144,10 +130,7 @@ def test_writers_and_readers_can_do_their_work(config, acting):
         replica.start()
         try:
             assert replica.lookup("item", np.array([1])).rows.tolist() == [[1.0, 1.0]]
-            deadline = time.monotonic() + START_S
-            while not leases.presences(env.catalog, now=env.clock()):
-                assert time.monotonic() < deadline, "the replica does not report"
-                time.sleep(0.05)
+            reached(lambda: leases.presences(env.catalog, now=env.clock()))
         finally:
             replica.close()
         assert not leases.presences(env.catalog, now=env.clock())

@@ -14,9 +14,11 @@ import subprocess
 import threading
 import time
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import numpy as np
 import pytest
+import waiting
 from command_shell import COMMAND
 
 from penstock.pipeline.core.errors import PenstockError, Unreachable
@@ -26,6 +28,7 @@ from penstock.serving import Client
 pytestmark = pytest.mark.slow
 SECONDS, LEAST_KILLS = float(os.environ.get("FLEET_SECONDS", "10")), 3
 WAIT_S = 180.0
+reached = partial(waiting.reached, seconds=WAIT_S)
 KEYS, DIM, ASKERS = 2000, 4, 2
 SPREAD = 1_000_003
 CONFIG = """
@@ -140,13 +143,6 @@ def is_ready(client):
         return client.ready()
     except Unreachable:
         return False
-
-
-def reached(condition, seconds=WAIT_S):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.01)
 
 
 class Askers:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, NewPartitions
 from servers.kafka import KafkaBroker
+from waiting import reached
 
 from penstock.pipeline.config import Config, LogConfig, ModelConfig, RealtimeConfig, RecoveryConfig, StoreConfig
 from penstock.pipeline.core.errors import NotFound, PositionGone, Refused, Unreachable
@@ -173,9 +174,8 @@ def test_retention_that_somebody_shortens_takes_what_a_slow_replica_has_not_read
     resource = ConfigResource(ConfigResourceType.TOPIC, shop.topic, configs={"retention.ms": "500", "segment.ms": "500"})
     with shop.admin() as admin:
         admin.alter_configs([resource])
-        until = time.monotonic() + WAIT_S
-        while any(shop.delivery.environment.log.begin(p) <= shop.replica.follower.partitions[p].offset for p in ends):
-            assert time.monotonic() < until
+        log, followed = shop.delivery.environment.log, shop.replica.follower.partitions
+        reached(lambda: all(log.begin(p) > followed[p].offset for p in ends), seconds=WAIT_S)
     with pytest.raises(Refused, match="retention.ms is 500"), create_environment(shop.config, shop.model):
         raise AssertionError("it was opened")
     with shop.admin() as admin:
@@ -192,9 +192,7 @@ def test_a_topic_that_is_made_again_stops_every_partition_while_the_rows_are_ser
     served = shop.served()
     with shop.admin() as admin:
         admin.delete_topics([shop.topic])
-        until = time.monotonic() + WAIT_S
-        while shop.topic in admin.list_topics():
-            assert time.monotonic() < until
+        reached(lambda: shop.topic not in admin.list_topics(), seconds=WAIT_S)
         made = {"num_partitions": PARTITIONS, "replication_factor": 1, "configs": dict(REQUIRED)}
         admin.create_topics({shop.topic: made}, wait_for_metadata=True)
     shop.steps(lambda: all(shop.alarms))
@@ -212,9 +210,7 @@ def test_a_topic_that_is_made_again_stops_every_partition_while_the_rows_are_ser
 def test_partitions_that_somebody_adds_stay_empty_and_stop_nobody(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
     with shop.admin() as admin:
         admin.create_partitions({shop.topic: NewPartitions(total_count=PARTITIONS + 3)})
-        until = time.monotonic() + WAIT_S
-        while len(admin.describe_topics([shop.topic])[0]["partitions"]) != PARTITIONS + 3:
-            assert time.monotonic() < until
+        reached(lambda: len(admin.describe_topics([shop.topic])[0]["partitions"]) == PARTITIONS + 3, seconds=WAIT_S)
     shop.put(3.0, KEYS[10:40])
     shop.deliver()
     shop.put(4.0, KEYS[30:50])

@@ -1,11 +1,11 @@
 """The realtime publisher against a log that loses replies, zombies, fences and full queues."""
 
 import threading
-import time
 
 import numpy as np
 import pytest
 from trainer_world import NOW, World, check_sequences, claim, fence, roll_back, rows_of
+from waiting import reached
 
 from penstock.pipeline.catalog.leases import publisher_term, take_term
 from penstock.pipeline.core.dense import announcement_of
@@ -36,14 +36,6 @@ def world():
     yield made
     made.log.stuck = False
     made.close()
-
-
-def until(condition, *, seconds=60.0):
-    """Polls until `condition` holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.002)
 
 
 def kinds(world):
@@ -206,9 +198,9 @@ def test_a_zombie_that_must_open_a_new_term_learns_that_it_is_one(world):
 
 def test_every_quiet_partition_beats(world):
     updates = world.open(settings=RealtimeSettings(**{**QUIET, "beat_us": 1_000_000}))
-    until(lambda: len(kinds(world)) == 2)
+    reached(lambda: len(kinds(world)) == 2)
     world.now += 1_500_000
-    until(lambda: kinds(world).count(RecordKind.BEAT) == 2)
+    reached(lambda: kinds(world).count(RecordKind.BEAT) == 2)
     updates.flush()
     check_sequences(world)
 
@@ -322,7 +314,7 @@ def test_a_rollback_is_noticed_within_a_beat(world):
             return True
         return False
 
-    until(refuses)
+    reached(refuses)
 
 
 def test_while_a_rollback_is_undecided_nothing_counts_and_an_abandoned_one_is_void(world):

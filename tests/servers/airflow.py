@@ -133,7 +133,7 @@ class Airflow:
 
     def questions(self, dag: str, run: str) -> list[dict[str, Any]]:
         """What people are asked, and have not answered yet. A question is there a moment before its task waits for the answer;
-        SQLite has no row locks, so an answer in that moment may be lost, and the task then waits forever."""
+        SQLite has no row locks, so an answer in that moment may be lost, and the task waits on."""
         found = self.get(f"/dags/{dag}/dagRuns/{_quoted(run)}/hitlDetails")["hitl_details"]
         return [each for each in found if not each["response_received"] and each["task_instance"]["state"] == "awaiting_input"]
 

@@ -69,7 +69,7 @@ def running_s3(folder: Path) -> Iterator[str]:
     endpoint = f"http://127.0.0.1:{port}"
     before = {name: os.environ.get(name) for name in keys}
     try:
-        _await_answer(server, endpoint + "/health", folder / "versitygw.log")
+        await_answer(server, endpoint + "/health", folder / "versitygw.log")
         os.environ.update(keys)
         yield endpoint
     finally:
@@ -119,7 +119,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _await_answer(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
+def await_answer(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    """Returns once `url` answers; `RuntimeError` where the server has ended, or takes too long."""
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
         if server.poll() is not None:

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
+from waiting import reached
 
 from penstock.pipeline.core.errors import Overloaded, Refused
 from penstock.serving.admission import BASE_KEYS, Admission, Limits
@@ -13,13 +14,6 @@ from penstock.serving.admission import BASE_KEYS, Admission, Limits
 
 def admission_of(clock=time.monotonic, **limits):
     return Admission(Limits(**{"calls": 8, "running": 1, "waiting": 2, "wait_s": 60.0, "nbytes": 100, **limits}), clock)
-
-
-def reached(condition, seconds=60.0):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.001)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from faulty import one_read_fails
 from served import announce_dense, check_same, counted, dense_value, partition, published, rows_of, step, world_of
+from waiting import reached
 from worlds import TABLES, at
 
 from penstock.pipeline.core.documents import DigestVector
@@ -426,20 +427,11 @@ def test_a_dense_slice_that_is_damaged_is_trouble_and_rows_go_on(world):
     writer.put("item", 2, 1)
     replica.start()
     try:
-        deadline(lambda: replica.trouble and rows_of(replica) == world.model)
+        reached(lambda: replica.trouble and rows_of(replica) == world.model)
         assert "digest" in replica.trouble
         assert not replica.ready(world.now)
     finally:
         replica.close()
-
-
-def deadline(reached, seconds=60.0):
-    import time
-
-    until = time.monotonic() + seconds
-    while not reached():
-        assert time.monotonic() < until
-        time.sleep(0.005)
 
 
 # ---- refs that follow versions -----------------------------------------------------------------------------------------

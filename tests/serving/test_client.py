@@ -2,12 +2,12 @@
 
 import asyncio
 import threading
-import time
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from served import announce_dense, published, step, world_of, world_with
+from waiting import reached
 from worlds import at
 
 from penstock.pipeline.core.errors import InvalidInput, Overloaded, PenstockError, Refused, Unreachable, VersionGone
@@ -90,13 +90,6 @@ def asked():
     yield client
     for found in opened:
         found.close()
-
-
-def reached(condition, seconds=60.0):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.005)
 
 
 def same(client, whole, keys=ASKED, **how):

@@ -1,12 +1,12 @@
 """When a second replica is asked for the same, and where replicas are looked for."""
 
 import gc
-import threading
 import time
 import weakref
 
 import pytest
 from served import published, world_of
+from waiting import reached
 
 from penstock.pipeline.config import parse_config
 from penstock.pipeline.core.errors import InvalidInput, NotFound, Unreachable
@@ -55,11 +55,10 @@ def test_kinds_are_bounded():
 
 class Late:
     def __init__(self):
-        self.told, self.said = [], threading.Event()
+        self.told = []
 
     def is_late(self, part):
         self.told.append(part.name)
-        self.said.set()
 
 
 class Part:
@@ -79,10 +78,7 @@ def test_timers_tell_in_order_and_keep_nothing_alive():
     assert was() is None
     for part, after in zip(parts, (0.06, 0.02, 0.04), strict=True):
         timers.at(now + after, late, part)
-    until = time.monotonic() + 60
-    while len(late.told) < 3:
-        assert time.monotonic() < until
-        late.said.wait(0.01)
+    reached(lambda: len(late.told) >= 3)
     assert [name for name in late.told if name != "gone"] == [1, 2, 0]
     timers.close()
     timers.at(now, late, parts[0])

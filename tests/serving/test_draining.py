@@ -6,11 +6,12 @@ import os
 import re
 import signal
 import subprocess
-import time
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import pytest
+import waiting
 from command_shell import COMMAND
 from exchanges import Raw, connect, serve
 from pyarrow import flight
@@ -41,13 +42,7 @@ drain_grace = "{grace}"
 token_file = "{folder}/tokens"
 """
 TOKEN = "x" * 32
-
-
-def reached(condition, seconds=120.0):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.01)
+reached = partial(waiting.reached, seconds=120.0)
 
 
 def test_one_that_leaves_says_so_to_all_and_answers_on(world, serve, connect):

@@ -1,7 +1,6 @@
 """What a server bounds, counts and says of itself; pooled lookups over the wire."""
 
 import json
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 from exchanges import connect, serve
 from pyarrow import flight
 from served import announce_dense, published, step, world_of
+from waiting import reached
 
 from penstock.pipeline.core.errors import InvalidInput, NotFound, Overloaded, PenstockError, Refused, Unreachable, VersionGone
 from penstock.serving import Client
@@ -24,13 +24,6 @@ DIM = 2
 @pytest.fixture
 def world():
     return world_of()
-
-
-def reached(condition, seconds=60.0):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.001)
 
 
 def test_pooled_and_plain_tables_in_one_request(world, serve, connect):

@@ -8,9 +8,11 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import pytest
+import waiting
 from command_shell import COMMAND
 
 from penstock.pipeline.config import load_config
@@ -20,6 +22,7 @@ from penstock.publishers import FRESH, Delivery
 from penstock.serving import Client, Replica
 
 START_S = 120.0
+reached = partial(waiting.reached, seconds=START_S)
 DIM = 4
 CONFIG = """
 [store]
@@ -108,13 +111,6 @@ def address_of(started):
         assert time.monotonic() < until, "".join(said)
         time.sleep(0.02)
     return listening[0]
-
-
-def reached(condition, seconds=120.0):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.01)
 
 
 def served(client):

@@ -1,11 +1,11 @@
 """The driver of a replica: what it reports, when it should be asked, and what it does when a store or a log does not answer."""
 
 import threading
-import time
 
 import numpy as np
 import pytest
 from served import SECOND, counted, partition, published, rows_of, step, world_of
+from waiting import reached
 
 from penstock.pipeline.catalog import leases
 from penstock.pipeline.core.errors import InvalidInput, NotFound, PositionGone, Refused, Unreachable
@@ -50,13 +50,6 @@ def closing():
     yield lambda replica: opened.append(replica) or replica
     for replica in opened:
         replica.close()
-
-
-def reached(condition, seconds=60.0):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.002)
 
 
 def test_presence_tells_the_digests_at_the_version_and_not_of_now(world):

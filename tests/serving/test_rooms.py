@@ -7,14 +7,15 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from contextlib import ExitStack
 
 import msgspec
 import numpy as np
 import pytest
 from exchanges import connect, serve
+from open_files import open_descriptors
 from served import step, world_with
+from waiting import reached
 
 from penstock.pipeline.core.errors import Unreachable, VersionGone
 from penstock.serving import Client, Replica, Server, rooms
@@ -190,10 +191,7 @@ def test_a_slow_replica_writes_where_nobody_looks(world, serve):
             answers = [client.lookup("item", MANY)[0] for _ in range(3)]
             assert holding.is_set()
             going_on.set()
-            until = time.monotonic() + 60
-            while not scribbled and time.monotonic() < until:
-                time.sleep(0.01)
-            assert scribbled
+            reached(lambda: scribbled)
         finally:
             going_on.set()
             kind.answer_pooled = before
@@ -258,8 +256,7 @@ def test_rooms_that_are_free_are_bounded():
 def test_a_room_that_is_dropped_takes_its_descriptors_along():
     def descriptors():
         gc.collect()
-        with os.scandir("/proc/self/fd") as found:
-            return sum(name in os.readlink(each.path) for each in found if os.path.lexists(each.path))
+        return sum(count for target, count in open_descriptors().items() if name in target)
 
     ours = Rooms()
     room = ours.take(MIB)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 from served import check_same, published, rows_of, step, world_of
+from waiting import reached
 from worlds import MODEL, at
 
 from penstock.pipeline.catalog.catalog import Catalog
@@ -26,15 +26,6 @@ from penstock.serving import chains
 from penstock.serving.replica import Replica
 from penstock.serving.table import Table
 from penstock.serving.tiers import Budget, bring_in
-
-DEADLINE_S = 60.0
-
-
-def eventually(done) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not done():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 def lent_table(rows: int) -> Table:
@@ -72,7 +63,7 @@ def test_rows_come_in_beside_readers_and_a_writer() -> None:
     bring_in([table], Budget(None))
     for part in np.array_split(keys[::7], 50):
         table.apply(Partition(0), part, np.repeat(-part.astype(np.float32), 8).view(np.uint8).reshape(-1, 32), keys[:0])
-    eventually(lambda: not table.borrowed_bytes)
+    reached(lambda: not table.borrowed_bytes)
     stop.set()
     for reader in readers:
         reader.join()
@@ -109,7 +100,7 @@ def test_a_replica_serves_follows_and_rolls_back_whatever_stays_in_the_files(fol
     writer.put("item", 2, *range(8), deleted=(9,))
     world.commit(world.mark(writer))
     replica = Replica(world.environment(), name="r")
-    eventually(lambda: borrowed(replica) == {None: 0, 0: 2 * 40 * 8, 8 * 48: 40 * 8}[row_bytes])
+    reached(lambda: borrowed(replica) == {None: 0, 0: 2 * 40 * 8, 8 * 48: 40 * 8}[row_bytes])
     before = rows_of(replica)
     for event in range(3, 6):
         writer.put("item", event, *range(event, 30, 2), deleted=(event,))

@@ -1,4 +1,4 @@
-"""The files that this process has open."""
+"""What this process has open."""
 
 import os
 from collections import Counter
@@ -21,12 +21,16 @@ def nothing_left_open():
 
 def open_files():
     """Counter of the paths of the open files and folders; of a deleted file the path says so."""
+    found = open_descriptors()
+    return Counter({path: found[path] for path in found if path.startswith("/") and not path.startswith(NO_FILES)})
+
+
+def open_descriptors():
+    """Counter of what the descriptors lead to: files, memory, sockets."""
     found = Counter()
     for number in os.listdir("/proc/self/fd"):
         try:
-            path = os.readlink(f"/proc/self/fd/{number}")
+            found[os.readlink(f"/proc/self/fd/{number}")] += 1
         except FileNotFoundError:  # the one of this listing, or closed meanwhile
             continue
-        if path.startswith("/") and not path.startswith(NO_FILES):
-            found[path] += 1
     return found

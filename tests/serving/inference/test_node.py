@@ -1,7 +1,6 @@
 """A node beside a cluster: never staler, never of two timelines, and what it does when nobody answers."""
 
 import threading
-import time
 
 import msgspec
 import numpy as np
@@ -10,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nodes import SLOW, Replicas, hot, rows_of, steps
 from served import SECOND, announce_dense, published, step, world_of
+from waiting import reached
 from worlds import TABLES, at
 
 from penstock.pipeline.config import InferenceConfig
@@ -587,10 +587,3 @@ def test_scoring_through_a_rollback_never_mixes_timelines(world):
 def _aged(world):
     world.now += 20_000
     return True
-
-
-def reached(condition, seconds=60.0):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.002)

@@ -1,7 +1,6 @@
 """What a node is made of: hot keys, near caches, counts, frequencies, transforms."""
 
 import importlib.metadata
-import time
 
 import msgspec
 import numpy as np
@@ -10,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nodes import SLOW, hot, rows_of, steps
 from served import published, step
+from waiting import reached
 
 from penstock.examples.retail.features import transform
 from penstock.examples.retail.stream import HOUR_US, PurchaseStream, read_purchases
@@ -303,10 +303,3 @@ def test_a_node_of_a_config_finds_its_replicas_and_follows_by_itself(tmp_path):
             finally:
                 server.drain()
                 replica.close()
-
-
-def reached(condition, seconds=60.0):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.002)
